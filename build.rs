@@ -1,0 +1,21 @@
+//! Tells the executable where libtorch lies, so that nobody has to export LD_LIBRARY_PATH.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    // torch-sys publishes the directory it linked against; it is visible because torch-sys is a direct dependency.
+    println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
+    let Ok(directory) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
+        panic!("torch-sys did not say where libtorch is; run `make setup` first");
+    };
+    let library = PathBuf::from(&directory);
+    let library = library.canonicalize().unwrap_or(library);
+    let cuda = library.with_file_name("cuda");
+    // DT_RPATH rather than DT_RUNPATH: it also holds for what libtorch itself loads (NVIDIA's libraries among it).
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
+    for path in ["$ORIGIN/../lib/latente", &library.display().to_string(), &cuda.display().to_string()] {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
+    }
+}

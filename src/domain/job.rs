@@ -1,0 +1,122 @@
+//! The life of a job: its statuses, which may follow which, why it ended, and how far it is.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where a job stands. The set is closed; clients may match on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStatus {
+    /// Waits for a worker; also where an interrupted job returns to.
+    Queued,
+    /// A trainer process works on it.
+    Running,
+    /// Was asked to stop; its trainer is ending.
+    Cancelling,
+    /// Ended with a model.
+    Succeeded,
+    /// Ended without a model; `error` says why.
+    Failed,
+    /// Ended because somebody asked for it.
+    Cancelled,
+}
+
+impl JobStatus {
+    /// Every status, in the order of a life.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Running, Self::Cancelling, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The name on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The status of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Whether a job in this status has ended for good.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether `next` may follow.
+    ///
+    /// A job that is being cancelled never returns to the queue: it may only end. Its trainer can still finish in the
+    /// moment before it hears of the cancel, so success may follow too.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Queued => matches!(next, Self::Running | Self::Cancelled | Self::Failed),
+            Self::Running => matches!(next, Self::Queued | Self::Cancelling | Self::Succeeded | Self::Failed),
+            Self::Cancelling => next.is_terminal(),
+            Self::Succeeded | Self::Failed | Self::Cancelled => false,
+        }
+    }
+}
+
+/// Why training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Every epoch was done.
+    Completed,
+    /// The validation loss had stopped falling; the best epoch was kept.
+    EarlyStopped,
+    /// The loss or the gradient was no longer finite; the best epoch before that was kept.
+    Diverged,
+    /// Somebody cancelled the job.
+    User,
+}
+
+/// How far a running job is. The newest one replaces the one before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// Epochs done.
+    pub epoch: u32,
+    /// Epochs asked for.
+    pub epochs: u32,
+    /// Steps (batches) done, over all epochs.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Mean training loss of the current epoch so far, in nats per row.
+    pub loss: Option<f64>,
+    /// Rows that went through training per second, lately.
+    pub rows_per_second: Option<f64>,
+    /// Seconds until the last epoch would end; early stopping may make it sooner.
+    pub eta_seconds: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_follows_a_terminal_status() {
+        for from in JobStatus::ALL.into_iter().filter(|status| status.is_terminal()) {
+            assert!(JobStatus::ALL.into_iter().all(|next| !from.may_become(next)), "{from:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_being_cancelled_never_returns_to_the_queue() {
+        assert!(!JobStatus::Cancelling.may_become(JobStatus::Queued));
+        assert!(!JobStatus::Cancelling.may_become(JobStatus::Running));
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for status in JobStatus::ALL {
+            assert_eq!(JobStatus::parse(status.as_str()), Some(status));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The bounds of everything that grows with what a caller sends. One place, so that a reviewer can read them together.
+
+/// Characters in the name of a dataset, job or model.
+pub const NAME_CHARS: usize = 120;
+/// Columns of a dataset.
+pub const COLUMNS: usize = 65_536;
+/// Characters in the name of a column.
+pub const COLUMN_NAME_CHARS: usize = 200;
+/// Bytes of one line of a text file.
+pub const LINE_BYTES: usize = 16 << 20;
+/// Bytes of the header of an NPY file.
+pub const NPY_HEADER_BYTES: usize = 64 << 10;
+/// Faults that one refusal lists; the rest are counted.
+pub const FAULTS_LISTED: usize = 20;
+/// Distinct values that a profile counts in one column before it says "at least".
+pub const DISTINCT_VALUES: usize = 10_000;
+/// Distinct values that a profile holds over all columns together.
+pub const DISTINCT_VALUES_IN_ALL: usize = 4_000_000;
+
+/// Units in one layer of a network.
+pub const LAYER_UNITS: u32 = 65_536;
+/// Layers of a network between the input and the code.
+pub const LAYERS: usize = 16;
+/// Parameters of a network; a model above this is refused before it is queued.
+pub const PARAMETERS: u64 = 200_000_000;
+/// Epochs of one job.
+pub const EPOCHS: u32 = 100_000;
+/// Rows in one batch of training.
+pub const BATCH_ROWS: u32 = 65_536;
+
+/// Bytes of a JSON body that is not inference.
+pub const JSON_BODY_BYTES: usize = 1 << 20;
+/// Bytes of a body of inference.
+pub const INFERENCE_BODY_BYTES: usize = 64 << 20;
+/// Rows in one question of inference.
+pub const INFERENCE_ROWS: usize = 65_536;
+/// Values in one answer of inference (rows times columns).
+pub const INFERENCE_VALUES: usize = 64 << 20;
+/// Rows the inference thread puts through a model at once.
+pub const INFERENCE_BATCH_ROWS: usize = 4_096;
+/// Questions that wait for the inference thread before it refuses.
+pub const INFERENCE_QUEUE: usize = 256;
+/// Images in one PNG grid.
+pub const GRID_IMAGES: usize = 4_096;
+
+/// Items on one page of a list, and the most a caller may ask for.
+pub const PAGE_ITEMS: u32 = 20;
+/// The most items on one page.
+pub const PAGE_ITEMS_MOST: u32 = 100;
+/// Rows of a dataset in one answer, unless asked otherwise.
+pub const PAGE_ROWS: u64 = 100;
+/// The most rows of a dataset in one answer.
+pub const PAGE_ROWS_MOST: u64 = 10_000;
+/// The most points of one metric series in one answer.
+pub const METRIC_POINTS_MOST: u32 = 10_000;
+/// Seconds that `?wait=` may hold a request open.
+pub const WAIT_SECONDS_MOST: u64 = 60;
+/// Jobs that may wait in the queue.
+pub const QUEUED_JOBS: u64 = 10_000;
+/// Event streams open at once.
+pub const EVENT_STREAMS: usize = 1_000;
+/// Bytes of one message from a trainer process.
+pub const TRAINER_MESSAGE_BYTES: usize = 8 << 20;

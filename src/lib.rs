@@ -1,0 +1,7 @@
+//! latente: training-as-a-service for autoencoders.
+//!
+//! Floors, from the ground up; each uses only those below it: [`domain`], [`data`] and [`models`], [`training`],
+//! `store`, `jobs` and `serving`, `http`, then `app` and `cli` which put them together. `ARCHITECTURE.md` walks through them.
+
+pub mod data;
+pub mod domain;
