@@ -178,6 +178,14 @@ impl Faults {
         }
     }
 
+    /// Takes over the faults of a part whose pointers are relative to `prefix`.
+    pub fn extend_under(&mut self, prefix: &str, part: Faults) {
+        for fault in &part.listed {
+            self.push(format!("{prefix}{}", fault.pointer), &fault.code, fault.detail.clone());
+        }
+        self.count += part.count - part.listed.len();
+    }
+
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.count == 0

@@ -1,0 +1,292 @@
+//! The parameters of a network, in one flat buffer.
+//!
+//! Layers hold tensors that are views into the buffer. So the gradient norm is one operation, an optimizer step is a few
+//! over one tensor, and a checkpoint is one contiguous block. Statistics that are not trained (those of batch norm) are
+//! kept beside it as buffers.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use tch::{Device, Kind, Tensor};
+
+use super::noise::{Purpose, generator};
+
+/// A tensor by name, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named {
+    /// Such as `encoder.0.weight`.
+    pub name: String,
+    /// Its sides.
+    pub shape: Vec<usize>,
+    /// Its values in row-major order.
+    pub values: Vec<f32>,
+}
+
+/// Why saved parameters do not fit a network.
+#[derive(Debug, thiserror::Error)]
+pub enum MismatchError {
+    /// A tensor is not there.
+    #[error("the tensor `{0}` is missing")]
+    Missing(String),
+    /// A tensor belongs to another network.
+    #[error("the tensor `{name}` has the shape {found:?}; this network has {expected:?}")]
+    Shape {
+        /// Which one.
+        name: String,
+        /// Sides in the file.
+        found: Vec<usize>,
+        /// Sides in the network.
+        expected: Vec<usize>,
+    },
+}
+
+/// Collects parameters while a network is built.
+pub struct Builder {
+    random: ChaCha8Rng,
+    device: Device,
+    prefix: String,
+    trained: Vec<(String, Tensor)>,
+    buffers: Vec<(String, Tensor)>,
+}
+
+impl Builder {
+    /// A builder whose first weights depend on `seed` alone.
+    pub fn new(seed: u64, device: Device) -> Self {
+        Self {
+            random: generator(seed, Purpose::Initial, 0),
+            device,
+            prefix: String::new(),
+            trained: Vec::new(),
+            buffers: Vec::new(),
+        }
+    }
+
+    /// Builds a part whose names begin with `name.`.
+    pub fn within<T>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.prefix.len();
+        self.prefix += name;
+        self.prefix.push('.');
+        let part = build(self);
+        self.prefix.truncate(length);
+        part
+    }
+
+    /// A trained tensor, uniform within `±bound`.
+    pub fn uniform(&mut self, name: &str, shape: &[i64], bound: f64) -> Tensor {
+        self.draw(name, shape, |random| (bound * (2.0 * random.random::<f64>() - 1.0)) as f32)
+    }
+
+    /// A trained tensor, normal around 0.
+    pub fn normal(&mut self, name: &str, shape: &[i64], deviation: f64) -> Tensor {
+        self.draw(name, shape, |random| (deviation * random.sample::<f64, _>(StandardNormal)) as f32)
+    }
+
+    /// A trained tensor of one value.
+    pub fn constant(&mut self, name: &str, shape: &[i64], value: f64) -> Tensor {
+        self.draw(name, shape, |_| value as f32)
+    }
+
+    /// A tensor that is saved and not trained.
+    pub fn buffer(&mut self, name: &str, shape: &[i64], value: f64) -> Tensor {
+        let tensor = Tensor::full(shape, value, (Kind::Float, self.device));
+        self.buffers.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
+        tensor
+    }
+
+    fn draw(&mut self, name: &str, shape: &[i64], one: impl Fn(&mut ChaCha8Rng) -> f32) -> Tensor {
+        let count = shape.iter().product::<i64>() as usize;
+        let values: Vec<f32> = (0..count).map(|_| one(&mut self.random)).collect();
+        let tensor = Tensor::from_slice(&values).view(shape).to_device(self.device).set_requires_grad(true);
+        self.trained.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
+        tensor
+    }
+
+    /// Moves every trained tensor into one buffer.
+    pub fn finish(self) -> Parameters {
+        let _guard = tch::no_grad_guard();
+        let whole: Vec<Tensor> = self.trained.iter().map(|(_, tensor)| tensor.detach().reshape([-1])).collect();
+        let flat = if whole.is_empty() { Tensor::zeros([0], (Kind::Float, self.device)) } else { Tensor::cat(&whole, 0) };
+        let mut offset = 0;
+        let mut trained = self.trained;
+        for (_, tensor) in &mut trained {
+            let count = tensor.numel() as i64;
+            let view = flat.narrow(0, offset, count).view(tensor.size().as_slice());
+            tensor.set_data(&view);
+            offset += count;
+        }
+        Parameters { flat, trained, buffers: self.buffers, device: self.device }
+    }
+}
+
+/// The parameters of a built network.
+pub struct Parameters {
+    flat: Tensor,
+    trained: Vec<(String, Tensor)>,
+    buffers: Vec<(String, Tensor)>,
+    device: Device,
+}
+
+impl Parameters {
+    /// Where they live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// How many numbers are trained.
+    pub fn count(&self) -> usize {
+        self.flat.numel()
+    }
+
+    /// All trained numbers, `[count]`. Writing to it (without gradients) changes the network.
+    pub fn flat(&mut self) -> &mut Tensor {
+        &mut self.flat
+    }
+
+    /// The gradient of `loss` over all trained numbers, `[count]`.
+    pub fn gradient(&self, loss: &Tensor) -> Tensor {
+        let leaves: Vec<&Tensor> = self.trained.iter().map(|(_, tensor)| tensor).collect();
+        let gradients: Vec<Tensor> = Tensor::run_backward(&[loss], &leaves, false, false)
+            .into_iter()
+            .zip(&leaves)
+            .map(|(gradient, leaf)| if gradient.defined() { gradient } else { leaf.zeros_like() }.reshape([-1]))
+            .collect();
+        Tensor::cat(&gradients, 0)
+    }
+
+    /// A copy of everything that is saved.
+    pub fn snapshot(&self) -> Snapshot {
+        let _guard = tch::no_grad_guard();
+        let buffers = self.buffers.iter().map(|(_, tensor)| tensor.reshape([-1])).collect::<Vec<_>>();
+        let buffers = if buffers.is_empty() { Vec::new() } else { values(&Tensor::cat(&buffers, 0)) };
+        Snapshot { trained: values(&self.flat), buffers }
+    }
+
+    /// Puts a copy back.
+    ///
+    /// # Errors
+    /// The copy was taken from another network.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), MismatchError> {
+        let _guard = tch::no_grad_guard();
+        let held: usize = self.buffers.iter().map(|(_, tensor)| tensor.numel()).sum();
+        for (name, found, expected) in
+            [("parameters", snapshot.trained.len(), self.count()), ("buffers", snapshot.buffers.len(), held)]
+        {
+            if found != expected {
+                return Err(MismatchError::Shape { name: name.to_owned(), found: vec![found], expected: vec![expected] });
+            }
+        }
+        self.flat.copy_(&Tensor::from_slice(&snapshot.trained));
+        let mut rest = &snapshot.buffers[..];
+        for (_, tensor) in &mut self.buffers {
+            let (own, left) = rest.split_at(tensor.numel());
+            tensor.copy_(&Tensor::from_slice(own).view_as(tensor));
+            rest = left;
+        }
+        Ok(())
+    }
+
+    /// Every tensor that is saved, by name.
+    pub fn named(&self) -> Vec<Named> {
+        self.all()
+            .map(|(name, tensor)| Named {
+                name: name.clone(),
+                shape: tensor.size().into_iter().map(|side| side as usize).collect(),
+                values: values(&tensor.detach().reshape([-1])),
+            })
+            .collect()
+    }
+
+    /// Fills every tensor from `find`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape. The network must not be used then.
+    pub fn load(&mut self, find: impl Fn(&str) -> Option<(Vec<usize>, Vec<f32>)>) -> Result<(), MismatchError> {
+        let _guard = tch::no_grad_guard();
+        for (name, tensor) in self.all() {
+            let (found, values) = find(name).ok_or_else(|| MismatchError::Missing(name.clone()))?;
+            let expected: Vec<usize> = tensor.size().into_iter().map(|side| side as usize).collect();
+            if found != expected || values.len() != tensor.numel() {
+                return Err(MismatchError::Shape { name: name.clone(), found, expected });
+            }
+            tensor.detach().copy_(&Tensor::from_slice(&values).view_as(tensor));
+        }
+        Ok(())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &(String, Tensor)> {
+        self.trained.iter().chain(&self.buffers)
+    }
+}
+
+/// A copy of the numbers of a network, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The flat buffer.
+    pub trained: Vec<f32>,
+    /// The buffers, one after the other.
+    pub buffers: Vec<f32>,
+}
+
+/// The values of a tensor of floats, in row-major order.
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    let flat = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+    let mut values = vec![0.0; flat.numel()];
+    let count = values.len();
+    flat.copy_data(&mut values, count);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built() -> (Tensor, Tensor, Tensor, Parameters) {
+        let mut builder = Builder::new(1, Device::Cpu);
+        let (weight, bias) = builder.within("layer", |b| (b.uniform("weight", &[2, 3], 0.5), b.constant("bias", &[2], 0.0)));
+        let buffer = builder.buffer("statistics", &[2], 1.0);
+        (weight, bias, buffer, builder.finish())
+    }
+
+    #[test]
+    fn layers_see_what_is_written_to_the_buffer() {
+        let (weight, bias, _, mut parameters) = built();
+        let _ = tch::no_grad(|| parameters.flat().fill_(2.0));
+        assert_eq!(values(&weight), [2.0; 6]);
+        assert_eq!(values(&bias), [2.0; 2]);
+    }
+
+    #[test]
+    fn the_gradient_lies_in_the_order_of_the_parameters() {
+        let (weight, bias, _, parameters) = built();
+        let loss = (&weight * 3.0).sum(Kind::Float) + (&bias * 5.0).sum(Kind::Float);
+        assert_eq!(values(&parameters.gradient(&loss)), [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 5.0, 5.0]);
+        let unused = (&bias * 2.0).sum(Kind::Float);
+        assert_eq!(values(&parameters.gradient(&unused)), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn snapshots_and_named_tensors_are_put_back() {
+        let (weight, _, buffer, mut parameters) = built();
+        let (before, named) = (parameters.snapshot(), parameters.named());
+        assert_eq!(named[0].name, "layer.weight");
+        let scramble = |parameters: &mut Parameters| {
+            let _ = tch::no_grad(|| (parameters.flat().fill_(9.0), buffer.shallow_clone().fill_(9.0)));
+        };
+        scramble(&mut parameters);
+        parameters.restore(&before).unwrap();
+        assert_eq!(parameters.snapshot(), before);
+        scramble(&mut parameters);
+        let find = |name: &str| named.iter().find(|one| one.name == name).map(|one| (one.shape.clone(), one.values.clone()));
+        parameters.load(find).unwrap();
+        assert_eq!(values(&weight), named[0].values);
+        assert_eq!(parameters.snapshot(), before);
+    }
+
+    #[test]
+    fn parameters_of_another_network_are_refused() {
+        let (_, _, _, mut parameters) = built();
+        assert!(matches!(parameters.load(|_| None), Err(MismatchError::Missing(name)) if name == "layer.weight"));
+        assert!(matches!(parameters.load(|_| Some((vec![6], vec![0.0; 6]))), Err(MismatchError::Shape { .. })));
+        assert!(parameters.restore(&Snapshot { trained: vec![0.0; 3], buffers: vec![] }).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! Plain autoencoder: rows through a narrow code and back.
+//!
+//! loss = -log p(x given g(f(x)))   (Rumelhart, Hinton and Williams, 1986; Hinton and Salakhutdinov, 2006)
+//!
+//! With a fixed gaussian likelihood this is half the squared error plus a constant; a linear one spans the space of the
+//! first principal components (Baldi and Hornik, 1989).
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+use utoipa::ToSchema;
+
+use super::likelihood::{Likelihood, Variance};
+use super::losses::mean;
+use super::mlp::Mlp;
+use super::parameters::Builder;
+use super::{Code, Family, Loss, Network, Plan, Step};
+use crate::domain::refusal::Faults;
+
+/// Settings of a plain autoencoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlainAutoencoder {
+    /// Width of the code.
+    #[schema(minimum = 1, maximum = 65536)]
+    pub latent: u32,
+}
+
+impl Default for PlainAutoencoder {
+    fn default() -> Self {
+        Self { latent: 8 }
+    }
+}
+
+impl Family for PlainAutoencoder {
+    const FORMULA: &'static str = "-log p(x | g(f(x)))";
+    const PAPER: &'static str = "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, 2006";
+    const HAS_PRIOR: bool = false;
+    const VARIANCE: Variance = Variance::Fixed;
+
+    fn latent(&self) -> u32 {
+        self.latent
+    }
+
+    fn check(&self, _faults: &mut Faults) {}
+
+    fn build(&self, plan: &Plan<'_>, builder: &mut Builder) -> Box<dyn Network> {
+        Box::new(EncoderDecoder::build(self.latent, plan, builder))
+    }
+}
+
+/// A deterministic encoder and the decoder that mirrors it.
+pub(super) struct EncoderDecoder {
+    encoder: Mlp,
+    decoder: Mlp,
+    likelihood: Likelihood,
+}
+
+impl EncoderDecoder {
+    pub fn build(latent: u32, plan: &Plan<'_>, builder: &mut Builder) -> Self {
+        let width = plan.shape.width as i64;
+        let down: Vec<i64> = std::iter::once(width)
+            .chain(plan.network.hidden_for(plan.shape.width).into_iter().map(i64::from))
+            .chain([i64::from(latent)])
+            .collect();
+        let up: Vec<i64> = down.iter().rev().copied().collect();
+        Self {
+            encoder: Mlp::build("encoder", &down, plan.network, builder),
+            decoder: Mlp::build("decoder", &up, plan.network, builder),
+            likelihood: Likelihood::build(plan.likelihood, width, builder),
+        }
+    }
+
+    /// Nats per row of restoring `x` from `seen`, both `[rows, width]`.
+    pub fn restore(&self, seen: &Tensor, x: &Tensor, step: &Step<'_>) -> Tensor {
+        let code = self.encoder.forward(seen, Some(step));
+        mean(&self.likelihood.negative_log(&self.decoder.forward(&code, Some(step)), x))
+    }
+}
+
+impl Network for EncoderDecoder {
+    fn encode(&self, x: &Tensor) -> Code {
+        Code { mean: self.encoder.forward(x, None), spread: None }
+    }
+
+    fn decode(&self, z: &Tensor) -> Tensor {
+        self.likelihood.mean(&self.decoder.forward(z, None))
+    }
+
+    fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
+        let reconstruction = self.restore(x, x, step);
+        Loss { total: reconstruction.shallow_clone(), parts: vec![("reconstruction", reconstruction)] }
+    }
+}

@@ -1,0 +1,252 @@
+//! Variational autoencoder, with a weighted KL term or the importance-weighted bound.
+//!
+//! samples = 1:  loss = E_q[-log p(x given z)] + beta * KL(q(z given x) || N(0, I))
+//!               (Kingma and Welling, 2014; beta: Higgins et al., 2017)
+//! samples = K:  loss = -log (1/K) Σ_k p(x given z_k) p(z_k) / q(z_k given x)
+//!               (Burda, Grosse and Salakhutdinov, 2016)
+//!
+//! Encoders give the mean and the logarithm of the variance; draws are reparameterised.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+use utoipa::ToSchema;
+
+use super::likelihood::{Likelihood, Variance};
+use super::losses::{kl_to_standard_normal, log_normal, log_standard_normal, mean};
+use super::mlp::Mlp;
+use super::noise::Noise;
+use super::parameters::Builder;
+use super::{Code, Family, Loss, Network, Plan, Step};
+use crate::domain::limits::EPOCHS;
+use crate::domain::refusal::Faults;
+
+/// Settings of a variational autoencoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vae {
+    /// Width of the code.
+    #[schema(minimum = 1, maximum = 65536)]
+    pub latent: u32,
+    /// Weight of the KL term; 1 gives the evidence lower bound.
+    #[schema(minimum = 0.0, maximum = 1000.0)]
+    pub beta: f64,
+    /// Draws per row; above 1 the importance-weighted bound is optimised, and `beta` must be 1.
+    #[schema(minimum = 1, maximum = 100)]
+    pub samples: u32,
+    /// Epochs over which the weight of the KL term rises from 0 to `beta`; 0 for none.
+    #[schema(minimum = 0, maximum = 100000)]
+    pub kl_warmup_epochs: u32,
+}
+
+impl Default for Vae {
+    fn default() -> Self {
+        Self { latent: 16, beta: 1.0, samples: 1, kl_warmup_epochs: 0 }
+    }
+}
+
+impl Family for Vae {
+    const FORMULA: &'static str = "E_q[-log p(x | z)] + beta * KL(q(z | x) || N(0, I))";
+    const PAPER: &'static str = "Kingma and Welling, Auto-encoding variational Bayes, 2014";
+    const HAS_PRIOR: bool = true;
+    const VARIANCE: Variance = Variance::Shared;
+
+    fn latent(&self) -> u32 {
+        self.latent
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        faults.require_within("/beta", self.beta, 0.0..=1000.0);
+        faults.require_within("/samples", self.samples, 1..=100);
+        faults.require_within("/kl_warmup_epochs", self.kl_warmup_epochs, 0..=EPOCHS);
+        if self.samples > 1 && self.beta != 1.0 {
+            faults.push("/beta", "conflict", format!("is {}; with more than one sample it must be 1", self.beta));
+        }
+        if self.samples > 1 && self.kl_warmup_epochs > 0 {
+            faults.push("/kl_warmup_epochs", "conflict", "goes with one sample; the importance-weighted bound has no KL term");
+        }
+    }
+
+    fn build(&self, plan: &Plan<'_>, builder: &mut Builder) -> Box<dyn Network> {
+        let (width, latent) = (plan.shape.width as i64, i64::from(self.latent));
+        let hidden: Vec<i64> = plan.network.hidden_for(plan.shape.width).into_iter().map(i64::from).collect();
+        let down: Vec<i64> = [&[width][..], &hidden, &[2 * latent]].concat();
+        let up: Vec<i64> = std::iter::once(latent).chain(hidden.into_iter().rev()).chain([width]).collect();
+        Box::new(Variational {
+            settings: self.clone(),
+            encoder: Mlp::build("encoder", &down, plan.network, builder),
+            decoder: Mlp::build("decoder", &up, plan.network, builder),
+            likelihood: Likelihood::build(plan.likelihood, width, builder),
+        })
+    }
+}
+
+struct Variational {
+    settings: Vae,
+    encoder: Mlp,
+    decoder: Mlp,
+    likelihood: Likelihood,
+}
+
+/// Variances of the code stay within e^±12, where neither their exponential nor its inverse leaves 32 bits.
+const LOG_VARIANCE: f64 = 12.0;
+
+/// Values of codes that are in memory at once while a likelihood is estimated.
+const LIKELIHOOD_BLOCK: i64 = 1 << 21;
+
+impl Variational {
+    /// Mean and log-variance of q(z given x), each `[rows, latent]`.
+    fn posterior(&self, x: &Tensor, step: Option<&Step<'_>>) -> (Tensor, Tensor) {
+        let both = self.encoder.forward(x, step); // [rows, 2 * latent]
+        let latent = i64::from(self.settings.latent);
+        (both.narrow(-1, 0, latent), both.narrow(-1, latent, latent).clamp(-LOG_VARIANCE, LOG_VARIANCE))
+    }
+
+    /// log p(x given z) + log p(z) - log q(z given x) of `samples` draws, `[samples, rows]`.
+    fn log_weights(&self, x: &Tensor, samples: i64, noise: &Noise, step: Option<&Step<'_>>) -> Tensor {
+        let (mean, log_variance) = self.posterior(x, step);
+        let rows = mean.size()[0];
+        let draw = noise.normal(&[samples, rows, i64::from(self.settings.latent)]);
+        let z = &mean + (&log_variance * 0.5).exp() * draw; // [samples, rows, latent]
+        let given = self.likelihood.negative_log(&self.decoder.forward(&z, step), x); // [samples, rows]
+        log_standard_normal(&z) - log_normal(&z, &mean, &log_variance) - given
+    }
+
+    fn kl_weight(&self, step: &Step<'_>) -> f64 {
+        let warmup = f64::from(self.settings.kl_warmup_epochs);
+        let risen = if step.training && warmup > 0.0 { (step.epoch / warmup).min(1.0) } else { 1.0 };
+        self.settings.beta * risen
+    }
+}
+
+impl Network for Variational {
+    fn encode(&self, x: &Tensor) -> Code {
+        let (mean, log_variance) = self.posterior(x, None);
+        Code { mean, spread: Some((log_variance * 0.5).exp()) }
+    }
+
+    fn decode(&self, z: &Tensor) -> Tensor {
+        self.likelihood.mean(&self.decoder.forward(z, None))
+    }
+
+    fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
+        let samples = i64::from(self.settings.samples);
+        if samples > 1 {
+            let bound = self.log_weights(x, samples, step.noise, Some(step)).logsumexp([0].as_slice(), false);
+            let total = mean(&((samples as f64).ln() - bound));
+            return Loss { total: total.shallow_clone(), parts: vec![("importance_bound", total)] };
+        }
+        let (center, log_variance) = self.posterior(x, Some(step));
+        let z = &center + (&log_variance * 0.5).exp() * step.noise.normal(&center.size());
+        let reconstruction = mean(&self.likelihood.negative_log(&self.decoder.forward(&z, Some(step)), x));
+        let kl = mean(&kl_to_standard_normal(&center, &log_variance));
+        let total = &reconstruction + &kl * self.kl_weight(step);
+        Loss { total, parts: vec![("reconstruction", reconstruction), ("kl", kl)] }
+    }
+
+    fn log_likelihood(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
+        let rows = x.size()[0].max(1);
+        let samples = i64::from(samples);
+        let at_once = (LIKELIHOOD_BLOCK / (rows * x.size()[1].max(1))).clamp(1, samples);
+        let mut sums = Vec::new();
+        let mut drawn = 0;
+        while drawn < samples {
+            let count = at_once.min(samples - drawn);
+            sums.push(self.log_weights(x, count, noise, None).logsumexp([0].as_slice(), false));
+            drawn += count;
+        }
+        Some(Tensor::stack(&sums, 0).logsumexp([0].as_slice(), false) - (samples as f64).ln())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::shape::RowShape;
+    use crate::models::likelihood::{LikelihoodKind, LikelihoodSpec};
+    use crate::models::mlp::NetworkSpec;
+    use crate::models::noise::Purpose;
+    use crate::models::parameters::{Named, values};
+    use tch::Device;
+
+    /// A linear VAE with known weights, for which log p(x) is a normal density.
+    fn linear(settings: Vae, weight: f32, bias: f32) -> Box<dyn Network> {
+        let network = NetworkSpec { hidden: Some(vec![]), ..NetworkSpec::default() };
+        let likelihood = LikelihoodSpec { kind: LikelihoodKind::Gaussian, variance: Variance::Fixed };
+        let plan = Plan { shape: RowShape { width: 1, image: None }, network: &network, likelihood: &likelihood };
+        let mut builder = Builder::new(0, Device::Cpu);
+        let built = settings.build(&plan, &mut builder);
+        let mut parameters = builder.finish();
+        let set: Vec<Named> = parameters.named();
+        let shapes = |name: &str| set.iter().find(|one| one.name == name).unwrap().shape.clone();
+        parameters
+            .load(|name| {
+                let values = match name {
+                    "encoder.0.weight" => vec![0.3, 0.0],
+                    "encoder.0.bias" => vec![0.1, -0.4],
+                    "decoder.0.weight" => vec![weight],
+                    _ => vec![bias],
+                };
+                Some((shapes(name), values))
+            })
+            .unwrap();
+        built
+    }
+
+    fn one() -> Vae {
+        Vae { latent: 1, ..Vae::default() }
+    }
+
+    #[test]
+    fn the_likelihood_of_a_linear_model_is_its_normal_density() {
+        // x = 1.7 z + 0.2 + e with z and e standard normal is N(0.2, 1.7² + 1).
+        let (weight, bias, x) = (1.7_f64, 0.2_f64, -0.8_f64);
+        let variance = weight * weight + 1.0;
+        let exact = -0.5 * ((x - bias).powi(2) / variance + variance.ln() + crate::models::losses::LN_2_PI);
+        let noise = Noise::new(5, Purpose::Likelihood, 0, Device::Cpu);
+        let rows = Tensor::from_slice(&[x as f32]).view([1, 1]);
+        let estimate = linear(one(), weight as f32, bias as f32).log_likelihood(&rows, 20_000, &noise).unwrap();
+        let estimate = f64::from(values(&estimate)[0]);
+        assert!((estimate - exact).abs() < 0.02, "{estimate} is not {exact}");
+    }
+
+    #[test]
+    fn parts_add_up_and_the_kl_is_the_closed_form() {
+        let network = linear(Vae { beta: 3.0, ..one() }, 1.0, 0.0);
+        let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
+        let rows = Tensor::from_slice(&[2.0_f32]).view([1, 1]);
+        let loss = network.loss(&rows, &Step { training: true, epoch: 0.0, noise: &noise });
+        let parts: Vec<f64> = loss.parts.iter().map(|(_, part)| part.double_value(&[])).collect();
+        // q has mean 0.3 * 2 + 0.1 = 0.7 and log-variance -0.4.
+        let kl = 0.5 * (0.49 + (-0.4_f64).exp() + 0.4 - 1.0);
+        assert!((parts[1] - kl).abs() < 1e-6, "{parts:?}");
+        assert!((loss.total.double_value(&[]) - (parts[0] + 3.0 * parts[1])).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_kl_warms_up_in_training_and_counts_in_full_in_validation() {
+        let network = linear(Vae { kl_warmup_epochs: 4, ..one() }, 1.0, 0.0);
+        let rows = Tensor::from_slice(&[2.0_f32]).view([1, 1]);
+        let weight = |training, epoch| {
+            let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
+            let loss = network.loss(&rows, &Step { training, epoch, noise: &noise });
+            let [reconstruction, kl] = [0, 1].map(|part| loss.parts[part].1.double_value(&[]));
+            (loss.total.double_value(&[]) - reconstruction) / kl
+        };
+        for (training, epoch, expected) in [(true, 0.0, 0.0), (true, 1.0, 0.25), (true, 9.0, 1.0), (false, 0.0, 1.0)] {
+            assert!((weight(training, epoch) - expected).abs() < 1e-5, "{training} {epoch}");
+        }
+    }
+
+    #[test]
+    fn more_importance_samples_tighten_the_bound() {
+        let rows = Tensor::from_slice(&[-0.8_f32]).view([1, 1]).repeat([2000, 1]);
+        let bound = |samples| {
+            let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
+            let network = linear(Vae { samples, ..one() }, 1.7, 0.2);
+            network.loss(&rows, &Step { training: true, epoch: 0.0, noise: &noise }).total.double_value(&[])
+        };
+        let exact = 0.5 * (1.0 / 3.89 + 3.89_f64.ln() + crate::models::losses::LN_2_PI);
+        assert!(bound(1) > bound(5) && bound(5) > bound(50), "{} {} {}", bound(1), bound(5), bound(50));
+        assert!((bound(50) - exact).abs() < 0.05);
+    }
+}
