@@ -35,14 +35,15 @@ impl Scaling {
     /// Fits `spec` to rows of `width` values. With `shared`, one shift and scale serve all columns.
     ///
     /// A column that does not vary gets scale 1, so that it becomes 0 and stays finite.
-    pub fn fit<'a>(spec: ScalingSpec, width: usize, shared: bool, rows: impl Iterator<Item = &'a [f32]>) -> Self {
+    /// `rows` calls what it is given once for each row.
+    pub fn fit(spec: ScalingSpec, width: usize, shared: bool, rows: impl FnOnce(&mut dyn FnMut(&[f32]))) -> Self {
         let mut columns = vec![Moments::default(); width];
         if !matches!(spec, ScalingSpec::None) {
-            for row in rows {
+            rows(&mut |row| {
                 for (column, value) in columns.iter_mut().zip(row) {
                     column.add(f64::from(*value));
                 }
-            }
+            });
         }
         if shared {
             let whole = columns.iter().copied().reduce(Moments::merge).unwrap_or_default();
@@ -133,7 +134,7 @@ mod tests {
     const ROWS: [[f32; 3]; 3] = [[0.0, 10.0, 7.0], [8.0, 20.0, 7.0], [16.0, 60.0, 7.0]];
 
     fn fitted(spec: ScalingSpec, shared: bool) -> Scaling {
-        Scaling::fit(spec, 3, shared, ROWS.iter().map(|row| &row[..]))
+        Scaling::fit(spec, 3, shared, |visit| ROWS.iter().for_each(|row| visit(row)))
     }
 
     #[test]

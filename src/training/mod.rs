@@ -1,0 +1,380 @@
+//! Spec in, trained model out.
+//!
+//! Synchronous; knows no database, queue or HTTP. A run reports to an [`observer::Observer`] and looks at a [`StopFlag`]
+//! before each step. Whatever is random is keyed by the seed of the spec and the number of the step, so a run that goes on
+//! from a checkpoint gives the bytes of one that was never interrupted.
+//!
+//! Start reading with [`train`].
+
+pub mod artifact;
+pub mod batches;
+pub mod bundle;
+pub mod checkpoint;
+pub mod device;
+pub mod evaluation;
+pub mod observer;
+pub mod optimizer;
+pub mod spec;
+pub mod stopping;
+mod sums;
+
+use std::time::{Duration, Instant};
+
+use tch::Device;
+
+use crate::data::dataset::Schema;
+use crate::data::rows::RowFile;
+use crate::data::split::Split;
+use crate::domain::job::{Progress, StopReason};
+use crate::domain::metric::Metric;
+use crate::domain::refusal::{Code, Refusal};
+use crate::models::Step;
+use crate::models::noise::{Noise, Purpose};
+use crate::models::parameters::{MismatchError, Snapshot};
+use crate::models::sampler::{GaussianFit, Sampler};
+use artifact::{BuiltNetwork, ModelHeader};
+use batches::Batches;
+use checkpoint::{Checkpoint, RunState};
+use device::Fingerprint;
+use observer::{Observer, Report, Started};
+use optimizer::Adam;
+use spec::TrainSpec;
+use stopping::{Best, StopFlag};
+use sums::Sums;
+
+/// Within an epoch a checkpoint is made this often.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What to train, on what.
+pub struct Assignment<'a> {
+    /// Resolved against the dataset.
+    pub spec: &'a TrainSpec,
+    /// The columns of the rows.
+    pub schema: &'a Schema,
+    /// The rows.
+    pub rows: &'a RowFile,
+    /// Where to train.
+    pub device: Device,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With a model.
+    Finished(Finished),
+    /// Because it was asked to stop; its last report was a checkpoint.
+    Stopped,
+}
+
+/// A trained model.
+#[derive(Debug)]
+pub struct Finished {
+    /// Why training ended.
+    pub stop_reason: StopReason,
+    /// Figures of the model that was kept.
+    pub metrics: Vec<Metric>,
+    /// The model file.
+    pub artifact: Vec<u8>,
+}
+
+/// Why a run gave no model.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The job is at fault.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The checkpoint is of another run.
+    #[error("the checkpoint does not fit the job: {0}")]
+    Checkpoint(#[from] MismatchError),
+}
+
+/// Trains a model, from the start or from a checkpoint.
+///
+/// # Errors
+/// The job is at fault, or the checkpoint does not fit it.
+///
+/// # Panics
+/// libtorch fails, for want of memory for example. The caller runs this in a process or under `catch_unwind`.
+pub fn train(
+    assignment: &Assignment<'_>,
+    resume: Option<Checkpoint>,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<Outcome, TrainError> {
+    let mut run = Run::begin(assignment, resume, observer)?;
+    let stop_reason = loop {
+        if run.epoch >= assignment.spec.training.epochs {
+            break StopReason::Completed;
+        }
+        if run.has_validation() && run.best.is_over(&assignment.spec.training.early_stopping) {
+            break StopReason::EarlyStopped;
+        }
+        match run.epoch(observer, stop)? {
+            Epoch::Done => {}
+            Epoch::Stopped => return Ok(Outcome::Stopped),
+            Epoch::Diverged => break StopReason::Diverged,
+        }
+    };
+    Ok(Outcome::Finished(run.finish(stop_reason)?))
+}
+
+enum Epoch {
+    Done,
+    Stopped,
+    Diverged,
+}
+
+struct Run<'a> {
+    spec: &'a TrainSpec,
+    schema: &'a Schema,
+    device: Device,
+    batches: Batches<'a>,
+    split: Split,
+    built: BuiltNetwork,
+    adam: Adam,
+    epoch: u32,
+    step: u64,
+    sums: Sums,
+    best: Best,
+    best_weights: Option<Snapshot>,
+    last_checkpoint: Instant,
+    speed: Speed,
+}
+
+impl<'a> Run<'a> {
+    fn begin(assignment: &Assignment<'a>, resume: Option<Checkpoint>, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+        let Assignment { spec, schema, rows, device } = *assignment;
+        let label = schema.labels().first().map(|column| {
+            let column = *column;
+            move |row: usize| rows.row(row)[column]
+        });
+        let split = spec.split.divide(rows.len(), label.as_ref().map(|label| label as &dyn Fn(usize) -> f32));
+        let batches = Batches::fit(rows, schema, spec.scaling, &split.train, device);
+        let mut built = artifact::build(spec, schema.row_shape(), device);
+        let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
+        let mut state = RunState { epoch: 0, step: 0, sums: Sums::default(), best: Best::default(), fingerprint: Fingerprint::here(device) };
+        let mut best_weights = None;
+        if let Some(checkpoint) = resume {
+            if checkpoint.state.fingerprint != state.fingerprint {
+                observer.observe(Report::Warning(format!(
+                    "This run goes on under other conditions than those of its checkpoint ({:?} then, {:?} now); its bytes may differ from those of an uninterrupted run.",
+                    checkpoint.state.fingerprint, state.fingerprint
+                )));
+            }
+            built.parameters.restore(&checkpoint.current)?;
+            adam.restore(&checkpoint.optimizer);
+            best_weights = checkpoint.best;
+            state = checkpoint.state;
+        }
+        observer.observe(Report::Started(Started {
+            parameters: built.parameters.count() as u64,
+            train_rows: split.train.len() as u64,
+            validation_rows: split.validation.len() as u64,
+            test_rows: split.test.len() as u64,
+            device: device::device_name(device).to_owned(),
+            from_epoch: state.epoch,
+            from_step: state.step,
+        }));
+        let RunState { epoch, step, sums, best, .. } = state;
+        let (last_checkpoint, speed) = (Instant::now(), Speed::new());
+        Ok(Self { spec, schema, device, batches, split, built, adam, epoch, step, sums, best, best_weights, last_checkpoint, speed })
+    }
+
+    fn has_validation(&self) -> bool {
+        !self.split.validation.is_empty()
+    }
+
+    /// One epoch, or what is left of it.
+    fn epoch(&mut self, observer: &mut dyn Observer, stop: &StopFlag) -> Result<Epoch, TrainError> {
+        let size = self.spec.training.batch_size.expect("a resolved spec has a batch size") as usize;
+        let order = batches::order(&self.split.train, self.spec.training.seed, self.epoch);
+        let batches = batches::cut(&order, size);
+        let steps = batches.len() as u64;
+        while self.step < steps {
+            if stop.is_raised() {
+                self.checkpoint(observer);
+                return Ok(Epoch::Stopped);
+            }
+            if let Err(fault) = self.train_step(batches[self.step as usize], steps) {
+                return self.diverged(&fault, observer);
+            }
+            self.step += 1;
+            observer.observe(Report::Progress(self.progress(steps)));
+            if self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && observer.takes_checkpoint() {
+                self.checkpoint(observer);
+            }
+        }
+        let mut metrics = self.sums.metrics("train");
+        metrics.extend(self.sums.gradient_norm());
+        if self.has_validation() {
+            let epoch = f64::from(self.epoch + 1);
+            let seed = self.spec.training.seed;
+            let sums = evaluation::loss(&*self.built.network, &self.batches, &self.split.validation, seed, epoch, self.device);
+            let loss = sums.loss().expect("there are validation rows");
+            if !loss.is_finite() {
+                return self.diverged("the validation loss", observer);
+            }
+            metrics.extend(sums.metrics("validation"));
+            if self.best.update(self.epoch + 1, loss, &self.spec.training.early_stopping) {
+                self.best_weights = Some(self.built.parameters.snapshot());
+            }
+        }
+        self.epoch += 1;
+        self.step = 0;
+        self.sums = Sums::default();
+        observer.observe(Report::Epoch { epoch: self.epoch, metrics });
+        if observer.takes_checkpoint() {
+            self.checkpoint(observer);
+        }
+        Ok(Epoch::Done)
+    }
+
+    /// One step; says which part of the loss was not finite, if one was. The weights are as before then.
+    fn train_step(&mut self, rows: &[u32], steps: u64) -> Result<(), String> {
+        let x = self.batches.tensor(rows);
+        let number = u64::from(self.epoch) * steps + self.step;
+        let noise = Noise::new(self.spec.training.seed, Purpose::Training, number, self.device);
+        let epoch = f64::from(self.epoch) + self.step as f64 / steps as f64;
+        let loss = self.built.network.loss(&x, &Step { training: true, epoch, noise: &noise });
+        let total = loss.total.double_value(&[]);
+        let parts: Vec<(&'static str, f64)> = loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
+        if let Some((name, _)) = parts.iter().find(|(_, value)| !value.is_finite()) {
+            return Err(format!("the part `{name}` of the loss"));
+        }
+        if !total.is_finite() {
+            return Err("the loss".to_owned());
+        }
+        let mut gradient = self.built.parameters.gradient(&loss.total);
+        let norm = gradient.norm().double_value(&[]);
+        if !norm.is_finite() {
+            return Err("the gradient".to_owned());
+        }
+        if let Some(most) = self.spec.training.clip_norm.filter(|most| norm > *most) {
+            gradient *= most / norm;
+        }
+        self.adam.step(&mut self.built.parameters, &gradient);
+        self.sums.add(rows.len(), total, &parts, norm);
+        self.speed.count(rows.len());
+        Ok(())
+    }
+
+    /// Goes back to the best epoch, or gives up where there is none.
+    fn diverged(&mut self, what: &str, observer: &mut dyn Observer) -> Result<Epoch, TrainError> {
+        let place = format!("{what} was not finite in epoch {}, step {}", self.epoch + 1, self.step + 1);
+        let advice = "A lower training.optimizer.lr or a training.clip_norm usually helps";
+        if self.best_weights.is_none() {
+            return Err(Refusal::new(Code::Diverged, format!("Training diverged before an epoch was done: {place}. {advice}.")).into());
+        }
+        observer.observe(Report::Warning(format!(
+            "Training diverged: {place}. The weights of epoch {} were kept. {advice}.",
+            self.best.epoch
+        )));
+        Ok(Epoch::Diverged)
+    }
+
+    fn checkpoint(&mut self, observer: &mut dyn Observer) {
+        self.last_checkpoint = Instant::now();
+        let checkpoint = Checkpoint {
+            state: RunState {
+                epoch: self.epoch,
+                step: self.step,
+                sums: self.sums.clone(),
+                best: self.best.clone(),
+                fingerprint: Fingerprint::here(self.device),
+            },
+            current: self.built.parameters.snapshot(),
+            best: self.best_weights.clone(),
+            optimizer: self.adam.state(),
+        };
+        observer.observe(Report::Checkpoint(&checkpoint));
+    }
+
+    fn progress(&self, steps: u64) -> Progress {
+        let epochs = self.spec.training.epochs;
+        let (step, all) = (u64::from(self.epoch) * steps + self.step, u64::from(epochs) * steps);
+        let rows_per_second = self.speed.rows_per_second();
+        let rows_per_step = self.split.train.len() as f64 / steps as f64;
+        Progress {
+            epoch: self.epoch,
+            epochs,
+            step,
+            steps: all,
+            loss: self.sums.loss().filter(|loss| loss.is_finite()),
+            rows_per_second,
+            eta_seconds: rows_per_second.map(|speed| (all - step) as f64 * rows_per_step / speed),
+        }
+    }
+
+    /// Keeps the best weights, measures them, and writes the model.
+    fn finish(mut self, stop_reason: StopReason) -> Result<Finished, TrainError> {
+        if let Some(best) = self.best_weights.take() {
+            self.built.parameters.restore(&best)?;
+        }
+        let _guard = tch::no_grad_guard();
+        let network = &*self.built.network;
+        let kept = if self.best.epoch > 0 { self.best.epoch } else { self.epoch };
+        let mut metrics = vec![Metric { name: "best_epoch".to_owned(), value: f64::from(kept) }];
+        let latent = self.spec.model.latent() as usize;
+        for (phase, rows) in [("train", &self.split.train), ("validation", &self.split.validation), ("test", &self.split.test)] {
+            if rows.is_empty() {
+                continue;
+            }
+            let seed = self.spec.training.seed;
+            metrics.extend(evaluation::loss(network, &self.batches, rows, seed, f64::from(kept), self.device).metrics(phase));
+            let error = evaluation::reconstruction_error(network, &self.batches, rows);
+            metrics.extend(Metric::finite(format!("{phase}/mse"), error));
+            let components = evaluation::principal_components_error(&self.batches, &self.split.train, rows, latent);
+            metrics.extend(components.and_then(|error| Metric::finite(format!("{phase}/pca_mse"), error)));
+            let samples = self.spec.evaluation.importance_samples;
+            if samples > 0 && phase != "train" {
+                let estimate = evaluation::log_likelihood(network, &self.batches, rows, samples, seed, self.device);
+                metrics.extend(estimate.and_then(|value| Metric::finite(format!("{phase}/log_likelihood"), value)));
+            }
+        }
+        let sampler = self.sampler()?;
+        let columns = self.schema.feature_columns().cloned().collect();
+        let header = ModelHeader::new(self.spec.clone(), columns, self.schema.row_shape(), self.batches.scaling().clone());
+        Ok(Finished { stop_reason, metrics, artifact: artifact::write(&header, &self.built.parameters, &sampler) })
+    }
+
+    fn sampler(&self) -> Result<Sampler, TrainError> {
+        if self.spec.model.has_prior() {
+            return Ok(Sampler::StandardNormal { latent: self.spec.model.latent() as usize });
+        }
+        let mut fit = GaussianFit::default();
+        for chunk in self.split.train.chunks(1024) {
+            fit.add(&self.built.network.encode(&self.batches.tensor(chunk)).mean);
+        }
+        Ok(fit.finish().ok_or_else(|| Refusal::new(Code::Diverged, "The codes of the training rows are not finite; train with a lower learning rate."))?)
+    }
+}
+
+/// Rows per second over the last few seconds.
+struct Speed {
+    since: Instant,
+    rows: f64,
+    latest: Option<f64>,
+}
+
+impl Speed {
+    fn new() -> Self {
+        Self { since: Instant::now(), rows: 0.0, latest: None }
+    }
+
+    fn count(&mut self, rows: usize) {
+        self.rows += rows as f64;
+        let seconds = self.since.elapsed().as_secs_f64();
+        if seconds >= 0.5 {
+            let now = self.rows / seconds;
+            self.latest = Some(self.latest.map_or(now, |before| 0.5 * before + 0.5 * now));
+            (self.since, self.rows) = (Instant::now(), 0.0);
+        }
+    }
+
+    fn rows_per_second(&self) -> Option<f64> {
+        self.latest.or_else(|| {
+            let seconds = self.since.elapsed().as_secs_f64();
+            (seconds > 0.0).then(|| self.rows / seconds)
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! What a training run tells whoever watches it.
+
+use super::checkpoint::Checkpoint;
+use crate::domain::job::Progress;
+use crate::domain::metric::Metric;
+
+/// Watches a run. Called on the thread that trains, so it must not wait.
+pub trait Observer {
+    /// Takes note of something that happened.
+    fn observe(&mut self, report: Report<'_>);
+
+    /// Whether a checkpoint would be taken now. A run that is asked to stop sends one in any case.
+    fn takes_checkpoint(&self) -> bool;
+}
+
+/// Something that happened in a run.
+#[derive(Debug)]
+pub enum Report<'a> {
+    /// Training begins, or goes on.
+    Started(Started),
+    /// A step is done. Sent often; the receiver picks.
+    Progress(Progress),
+    /// An epoch is done.
+    Epoch {
+        /// Counted from 1.
+        epoch: u32,
+        /// Means over its rows.
+        metrics: Vec<Metric>,
+    },
+    /// The run can go on from here.
+    Checkpoint(&'a Checkpoint),
+    /// Something that a person should know.
+    Warning(String),
+}
+
+/// How a run began.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Started {
+    /// Numbers that are trained.
+    pub parameters: u64,
+    /// Rows that train.
+    pub train_rows: u64,
+    /// Rows that validate.
+    pub validation_rows: u64,
+    /// Rows that are kept for the end.
+    pub test_rows: u64,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// The epoch it goes on from; 0 for a fresh start.
+    pub from_epoch: u32,
+    /// The step of that epoch.
+    pub from_step: u64,
+}
