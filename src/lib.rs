@@ -5,5 +5,8 @@
 
 pub mod data;
 pub mod domain;
+pub mod jobs;
 pub mod models;
+pub mod serving;
+pub mod store;
 pub mod training;

@@ -27,35 +27,21 @@ pub(super) fn begins(start: &[u8]) -> bool {
 }
 
 pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
-    let mut file = File::open(source)?;
+    let file = File::open(source)?;
     let file_bytes = file.metadata()?.len();
-    let (header, data_start) = header(&mut file)?;
-    let value = Value::of(&header.dtype()).map_err(|detail| refuse("not_real", detail))?;
-    let shape = header.shape();
-    let (rows, width) = sizes(shape)?;
-    let declared = rows
-        .checked_mul(width)
-        .and_then(|values| values.checked_mul(value.bytes as u64))
-        .ok_or_else(|| refuse("wrong_length", format!("the header declares the shape {shape:?}, which no file can hold")))?;
-    let held = file_bytes - data_start;
-    if declared != held {
-        let detail = format!("the header declares the shape {shape:?}, which takes {declared} bytes; {held} follow it");
-        return Err(refuse("wrong_length", detail));
-    }
+    let mut blocks = Blocks::open(BufReader::with_capacity(1 << 18, file), file_bytes)?;
+    let (rows, width) = (blocks.rows, blocks.width as usize);
     if sink.image.is_none() && sink.spec.labels.is_empty() && sink.spec.ignored.is_empty() {
-        sink.image = image(shape);
+        sink.image = image(blocks.header.shape());
     }
-    let width = width as usize;
     sink.begin((0..width).map(|column| format!("c{column}")).collect())?;
     let kept: Vec<bool> = sink.columns.iter().map(super::Column::is_kept).collect();
     let mut checked = Checked { sink, kept, row: Vec::with_capacity(width), index: 0, faults: Faults::new() };
-    let mut blocks = Blocks { file: BufReader::with_capacity(1 << 18, file), data_start, value, rows, width: width as u64 };
     let at_once = (BLOCK_VALUES / width).max(1) as u64;
     let mut first = 0;
     while first < rows && !checked.faults.is_full() {
         let count = at_once.min(rows - first);
-        let block = if header.order() == Order::C { blocks.c_order(first, count)? } else { blocks.fortran_order(first, count)? };
-        for row in block.chunks_exact(width) {
+        for row in blocks.read(first, count)?.chunks_exact(width) {
             checked.push(row)?;
         }
         first += count;
@@ -63,8 +49,27 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     Ok(checked.faults.into_result(Code::InvalidDataset)?)
 }
 
+/// A whole array of one row or more, from memory: rows, width and values.
+///
+/// # Errors
+/// A refusal: the bytes are not such an array, or a value is not finite in 32 bits.
+pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32>), DataError> {
+    let mut blocks = Blocks::open(std::io::Cursor::new(bytes), bytes.len() as u64)?;
+    let (rows, width) = (blocks.rows as usize, blocks.width as usize);
+    if rows == 0 || rows.saturating_mul(width) > most_values {
+        return Err(refuse("wrong_shape", format!("the array has {rows} rows of {width}; allowed are 1 row or more, and {most_values} values")));
+    }
+    let values: Vec<f32> = blocks.read(0, rows as u64)?.into_iter().map(|value| value as f32).collect();
+    if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+        let (row, column) = (position / width, position % width);
+        let detail = "is missing, infinite or beyond what 32-bit floats hold (about 3.4e38)";
+        return Err(Refusal::at(Code::InvalidRequest, format!("/rows/{row}/{column}"), "out_of_range", detail).into());
+    }
+    Ok((rows, width, values))
+}
+
 /// Reads and parses the header; says where the values begin.
-fn header(file: &mut File) -> Result<(npyz::NpyHeader, u64), DataError> {
+fn header(file: &mut (impl Read + Seek)) -> Result<(npyz::NpyHeader, u64), DataError> {
     let mut start = [0; 12];
     let got = read_most(file, &mut start)?;
     let (length, text_start) = match start {
@@ -90,7 +95,7 @@ fn header(file: &mut File) -> Result<(npyz::NpyHeader, u64), DataError> {
     Ok((header, bytes.len() as u64))
 }
 
-fn read_most(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_most(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut got = 0;
     while got < buffer.len() {
         match file.read(&mut buffer[got..])? {
@@ -170,16 +175,39 @@ impl Value {
     }
 }
 
-struct Blocks {
-    file: BufReader<File>,
+struct Blocks<R> {
+    file: R,
+    header: npyz::NpyHeader,
     data_start: u64,
     value: Value,
     rows: u64,
     width: u64,
 }
 
-impl Blocks {
-    /// `count` rows, row after row.
+impl<R: Read + Seek> Blocks<R> {
+    /// Reads the header and compares what it declares with the `bytes` there are.
+    fn open(mut file: R, bytes: u64) -> Result<Self, DataError> {
+        let (header, data_start) = header(&mut file)?;
+        let value = Value::of(&header.dtype()).map_err(|detail| refuse("not_real", detail))?;
+        let shape = header.shape();
+        let (rows, width) = sizes(shape)?;
+        let declared = rows
+            .checked_mul(width)
+            .and_then(|values| values.checked_mul(value.bytes as u64))
+            .ok_or_else(|| refuse("wrong_length", format!("the header declares the shape {shape:?}, which no file can hold")))?;
+        let held = bytes - data_start;
+        if declared != held {
+            let detail = format!("the header declares the shape {shape:?}, which takes {declared} bytes; {held} follow it");
+            return Err(refuse("wrong_length", detail));
+        }
+        Ok(Self { file, header, data_start, value, rows, width })
+    }
+
+    /// `count` rows, row after row, whatever the order of the file.
+    fn read(&mut self, first: u64, count: u64) -> std::io::Result<Vec<f64>> {
+        if self.header.order() == Order::C { self.c_order(first, count) } else { self.fortran_order(first, count) }
+    }
+
     fn c_order(&mut self, first: u64, count: u64) -> std::io::Result<Vec<f64>> {
         if first == 0 {
             self.file.seek(SeekFrom::Start(self.data_start))?;
@@ -191,7 +219,7 @@ impl Blocks {
         Ok(block)
     }
 
-    /// The same, from a file that holds column after column.
+    /// From a file that holds column after column.
     fn fortran_order(&mut self, first: u64, count: u64) -> std::io::Result<Vec<f64>> {
         let mut bytes = vec![0; count as usize * self.value.bytes];
         let mut block = vec![0.0; (count * self.width) as usize];

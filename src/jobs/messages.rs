@@ -1,0 +1,100 @@
+//! What a trainer process and its worker say to each other: one JSON object a line, over the child's standard streams.
+//!
+//! Large things go as files in the directory they share; the messages name them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::dataset::Schema;
+use crate::domain::job::{Progress, StopReason};
+use crate::domain::metric::Metric;
+use crate::domain::refusal::Refusal;
+use crate::training::observer::Started;
+use crate::training::spec::TrainSpec;
+
+/// The file that tells a trainer what to do.
+pub const REQUEST: &str = "request.json";
+/// The checkpoint it goes on from, when there is one.
+pub const RESUME: &str = "resume.safetensors";
+
+/// What a trainer is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The resolved spec.
+    pub spec: TrainSpec,
+    /// The columns of the rows.
+    pub schema: Schema,
+    /// The file of canonical rows.
+    pub rows_path: std::path::PathBuf,
+    /// How many there are.
+    pub rows: u64,
+}
+
+/// From the trainer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum Message {
+    /// Training begins or goes on.
+    Started(Started),
+    /// How far it is.
+    Progress(Progress),
+    /// An epoch is done.
+    Epoch {
+        /// Counted from 1.
+        epoch: u32,
+        /// Means over its rows.
+        metrics: Vec<Metric>,
+    },
+    /// A checkpoint was written. The worker removes the file and answers [`Order::Stored`].
+    Checkpoint {
+        /// Its name in the shared directory.
+        file: String,
+        /// Epochs done.
+        epoch: u32,
+        /// Steps done of the epoch under way.
+        step: u64,
+    },
+    /// Something that a person should know.
+    Warning {
+        /// What.
+        text: String,
+    },
+    /// Done, with a model. The last message.
+    Finished {
+        /// Why training ended.
+        stop_reason: StopReason,
+        /// Figures of the model.
+        metrics: Vec<Metric>,
+        /// The model's name in the shared directory.
+        file: String,
+    },
+    /// Stopped because it was asked to, after a checkpoint. The last message.
+    Stopped,
+    /// Done, without a model. The last message.
+    Failed {
+        /// Why.
+        error: Refusal,
+    },
+}
+
+/// To the trainer. The end of the stream means that nobody is listening any more, and ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// A checkpoint was kept; the next may come.
+    Stored,
+    /// Stop at the next step, after a checkpoint.
+    Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let message = Message::Warning { text: "two\nlines".to_owned() };
+        let line = serde_json::to_string(&message).unwrap();
+        assert!(!line.contains('\n'));
+        assert!(matches!(serde_json::from_str(&line).unwrap(), Message::Warning { text } if text == "two\nlines"));
+    }
+}

@@ -1,0 +1,180 @@
+//! The queue, the workers, and the trainer processes they drive.
+//!
+//! One job, one child process: libtorch's seeds and thread counts belong to a whole process, and whatever goes wrong in it
+//! ends one job and never the API. A job lives in the database; this floor moves it through its statuses.
+//!
+//! Start reading with [`Jobs`], then `worker`.
+
+pub mod feed;
+pub mod messages;
+pub mod process;
+pub mod trainer;
+mod worker;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::id::JobId;
+use crate::domain::job::JobStatus;
+use crate::store::jobs::{Job, NewJob};
+use crate::store::{Store, StoreError};
+use crate::training::device::Devices;
+use crate::training::spec::TrainSpec;
+use feed::Feed;
+use process::TrainerConfig;
+
+/// With as many deaths of its trainer, without a new checkpoint in between, a job fails.
+pub const MAX_DEATHS: u32 = 3;
+/// Leases that ran out are looked for this often.
+const REAP: Duration = Duration::from_secs(5);
+
+/// What the operator set.
+#[derive(Clone, Debug)]
+pub struct JobsConfig {
+    /// Jobs that run at once.
+    pub workers: usize,
+    /// How trainers are started.
+    pub trainer: TrainerConfig,
+}
+
+/// The handle of this floor. Cheap to clone.
+#[derive(Clone)]
+pub struct Jobs {
+    shared: Arc<Shared>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+    devices: Arc<Devices>,
+    config: Arc<JobsConfig>,
+}
+
+struct Shared {
+    store: Store,
+    feed: Feed,
+    trainer: TrainerConfig,
+    owner: String,
+    queued: Notify,
+    shutdown: CancellationToken,
+    /// Jobs that this process works on, and the way to ask each to stop.
+    running: Mutex<HashMap<JobId, Arc<Notify>>>,
+}
+
+impl Shared {
+    fn enlist(&self, job: JobId) -> Arc<Notify> {
+        let stop = Arc::new(Notify::new());
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(job, Arc::clone(&stop));
+        stop
+    }
+
+    fn dismiss(&self, job: JobId) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+    }
+
+    fn running(&self) -> Vec<JobId> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+impl Jobs {
+    /// Looks at the devices, takes back jobs that the last process left behind, and starts the workers.
+    ///
+    /// # Errors
+    /// The database failed, or trainers cannot be started at all.
+    pub async fn start(store: Store, config: JobsConfig) -> Result<Self, StoreError> {
+        let devices = config.trainer.probe().await.map_err(|error| worker::cannot_start(&error))?;
+        let shared = Arc::new(Shared {
+            store,
+            feed: Feed::default(),
+            trainer: config.trainer.clone(),
+            owner: format!("pid-{}", std::process::id()),
+            queued: Notify::new(),
+            shutdown: CancellationToken::new(),
+            running: Mutex::new(HashMap::new()),
+        });
+        for (job, status) in shared.store.reap(true, &[]).await? {
+            tracing::info!(job.id = %job, status = status.as_str(), "Job {job} was interrupted and is {}", status.as_str());
+        }
+        let mut tasks = JoinSet::new();
+        for number in 0..config.workers.max(1) {
+            tasks.spawn(worker::work(Arc::clone(&shared), number));
+        }
+        tasks.spawn(reap(Arc::clone(&shared)));
+        Ok(Self { shared, tasks: Arc::new(Mutex::new(tasks)), devices: Arc::new(devices), config: Arc::new(config) })
+    }
+
+    /// Puts a job with a resolved spec into the queue. With a key that was used before, answers with that job.
+    ///
+    /// # Errors
+    /// The dataset is gone, the device is not there, the queue is full, or the key was used for another spec.
+    pub async fn submit(&self, spec: TrainSpec, idempotency_key: Option<String>) -> Result<Job, StoreError> {
+        self.devices.choose(spec.training.device)?;
+        let (job, _) = self.shared.store.insert_job(&NewJob { spec, max_deaths: MAX_DEATHS, idempotency_key }).await?;
+        self.shared.queued.notify_one();
+        Ok(job)
+    }
+
+    /// Asks a job to end.
+    ///
+    /// # Errors
+    /// There is none of this id, or it has ended.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, StoreError> {
+        let job = self.shared.store.request_cancel(id).await?;
+        let stop = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        match stop {
+            Some(stop) if job.status == JobStatus::Cancelling => stop.notify_one(),
+            _ => {}
+        }
+        self.shared.feed.announce(id);
+        Ok(job)
+    }
+
+    /// News of jobs.
+    pub fn feed(&self) -> &Feed {
+        &self.shared.feed
+    }
+
+    /// What libtorch finds here.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// What the operator set.
+    pub fn config(&self) -> &JobsConfig {
+        &self.config
+    }
+
+    /// Whether the server is shutting down; long answers end then.
+    pub fn shutdown_token(&self) -> CancellationToken {
+        self.shared.shutdown.clone()
+    }
+
+    /// Asks every trainer to make a checkpoint and stop, returns their jobs to the queue, and waits for all that.
+    pub async fn shut_down(&self) {
+        self.shared.shutdown.cancel();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Takes back jobs whose worker has stopped answering.
+async fn reap(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REAP) => {}
+            () = shared.shutdown.cancelled() => return,
+        }
+        match shared.store.reap(false, &shared.running()).await {
+            Ok(reaped) => {
+                for (job, status) in reaped {
+                    tracing::warn!(job.id = %job, status = status.as_str(), "The worker of job {job} stopped answering");
+                    shared.feed.announce(job);
+                    shared.queued.notify_one();
+                }
+            }
+            Err(error) => tracing::error!(%error, "Leases cannot be looked at"),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A trainer process, seen from the worker that drives it.
+//!
+//! libtorch's thread counts are fixed when it loads, so they are set in the child's environment. The child is in a process
+//! group of its own: a Ctrl-C at a terminal reaches the server alone, which then asks its children to stop.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::messages::{Message, Order, REQUEST, RESUME, Request};
+use crate::domain::limits::TRAINER_MESSAGE_BYTES;
+use crate::training::device::Devices;
+
+/// Messages that wait for the worker before the trainer has to.
+const MESSAGES: usize = 256;
+/// How much of a trainer's last words is kept.
+const LAST_WORDS_BYTES: usize = 4096;
+
+/// How trainers are started.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// This program.
+    pub executable: PathBuf,
+    /// Threads of one operation in each trainer.
+    pub threads: usize,
+}
+
+impl TrainerConfig {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.executable);
+        let threads = self.threads.max(1).to_string();
+        command.arg("trainer").env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
+        // Threads that wait sleep: two trainers that spin on two cores were ten times slower than one.
+        command.env("OMP_WAIT_POLICY", "PASSIVE");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+        command
+    }
+
+    /// Asks a child what libtorch finds here, so that the server itself never wakes CUDA.
+    ///
+    /// # Errors
+    /// The child cannot be started or does not answer as expected.
+    pub async fn probe(&self) -> std::io::Result<Devices> {
+        let output = self.command().arg("--probe").output().await?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        let broken = |fault: String| std::io::Error::other(format!("{fault}; it said: {}", words.trim()));
+        if !output.status.success() {
+            return Err(broken(format!("the trainer ended with {}", output.status)));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| broken(error.to_string()))
+    }
+}
+
+/// A running trainer. It is killed when this is dropped.
+pub struct TrainerProcess {
+    child: Child,
+    orders: ChildStdin,
+    messages: mpsc::Receiver<Message>,
+    last_words: JoinHandle<String>,
+    directory: PathBuf,
+}
+
+impl TrainerProcess {
+    /// Writes the request into `directory` and starts a trainer on it.
+    ///
+    /// # Errors
+    /// The files cannot be written or the process cannot be started.
+    pub async fn start(config: &TrainerConfig, directory: &Path, request: &Request, resume: Option<&[u8]>) -> std::io::Result<Self> {
+        tokio::fs::write(directory.join(REQUEST), serde_json::to_vec(request)?).await?;
+        if let Some(checkpoint) = resume {
+            tokio::fs::write(directory.join(RESUME), checkpoint).await?;
+        }
+        let mut child = config.command().arg(directory).spawn()?;
+        let orders = child.stdin.take().expect("standard input is piped");
+        let mut errors = child.stderr.take().expect("standard error is piped");
+        let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let (sender, messages) = mpsc::channel(MESSAGES);
+        tokio::spawn(read_messages(lines, sender));
+        let last_words = tokio::spawn(async move {
+            let (mut words, mut buffer) = (Vec::new(), [0; 1024]);
+            while let Ok(count @ 1..) = errors.read(&mut buffer).await {
+                words.extend_from_slice(&buffer[..count]);
+                let surplus = words.len().saturating_sub(LAST_WORDS_BYTES);
+                words.drain(..surplus);
+            }
+            String::from_utf8_lossy(&words).trim().to_owned()
+        });
+        Ok(Self { child, orders, messages, last_words, directory: directory.to_owned() })
+    }
+
+    /// The operating system's number of the process, for the log.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for messages and moves all there are into `batch`; leaves it empty when the process has closed its output.
+    pub async fn receive(&mut self, batch: &mut Vec<Message>) {
+        self.messages.recv_many(batch, MESSAGES).await;
+    }
+
+    /// Gives an order. A process that has ended does not hear it.
+    pub async fn order(&mut self, order: Order) {
+        let mut line = serde_json::to_string(&order).expect("orders are JSON");
+        line.push('\n');
+        let _ = self.orders.write_all(line.as_bytes()).await;
+    }
+
+    /// Reads a file that a message named, and removes it.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub async fn take_file(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        let path = self.directory.join(name);
+        let data = tokio::fs::read(&path).await?;
+        tokio::fs::remove_file(path).await?;
+        Ok(data)
+    }
+
+    /// Kills the process where it still runs, and tells how it ended and its last words.
+    pub async fn end(mut self, kill: bool) -> (std::io::Result<ExitStatus>, String) {
+        if kill {
+            let _ = self.child.start_kill();
+        }
+        drop(self.orders);
+        let status = self.child.wait().await;
+        (status, self.last_words.await.unwrap_or_default())
+    }
+}
+
+async fn read_messages(mut lines: BufReader<tokio::process::ChildStdout>, sender: mpsc::Sender<Message>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut bounded = (&mut lines).take(TRAINER_MESSAGE_BYTES as u64);
+        match bounded.read_until(b'\n', &mut line).await {
+            Ok(1..) if line.ends_with(b"\n") => {}
+            _ => return,
+        }
+        match serde_json::from_slice(&line) {
+            Ok(message) => {
+                if sender.send(message).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "A trainer sent a line that is no message");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The trainer process: reads what to train, trains, and reports on its standard output.
+//!
+//! It knows no database and no network. When its standard input ends, its worker is gone, and it exits at once: what it
+//! has done since its last checkpoint will be done again.
+
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::messages::{Message, Order, REQUEST, RESUME, Request};
+use crate::data::rows::RowFile;
+use crate::domain::refusal::{Code, Refusal};
+use crate::training::checkpoint::Checkpoint;
+use crate::training::device::Devices;
+use crate::training::observer::{Observer, Report};
+use crate::training::stopping::StopFlag;
+use crate::training::{Assignment, Finished, Outcome, TrainError, train};
+
+/// Progress goes out this often at most.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+const MODEL: &str = "model.safetensors";
+
+/// Trains what `directory` says, and exits.
+///
+/// # Errors
+/// The request cannot be read; everything later is reported as a message.
+pub fn run(directory: &Path) -> anyhow::Result<()> {
+    let request: Request = serde_json::from_slice(&std::fs::read(directory.join(REQUEST))?)?;
+    let stop = StopFlag::default();
+    let busy = Arc::new(AtomicBool::new(false));
+    obey(stop.clone(), Arc::clone(&busy));
+    let mut reporter = Reporter { directory: directory.to_owned(), busy, sent: None, checkpoints: 0 };
+    let outcome = catch_unwind(AssertUnwindSafe(|| work(&request, directory, &mut reporter, &stop)));
+    let last = match outcome {
+        Ok(Ok(Outcome::Finished(Finished { stop_reason, metrics, artifact }))) => {
+            std::fs::write(directory.join(MODEL), artifact)?;
+            Message::Finished { stop_reason, metrics, file: MODEL.to_owned() }
+        }
+        Ok(Ok(Outcome::Stopped)) => Message::Stopped,
+        Ok(Err(error)) => Message::Failed { error },
+        Err(panic) => Message::Failed { error: explain(&*panic) },
+    };
+    send(&last);
+    Ok(())
+}
+
+/// Prints what libtorch finds here, as JSON.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn probe() -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(&Devices::probe())?);
+    Ok(())
+}
+
+fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &StopFlag) -> Result<Outcome, Refusal> {
+    let internal = |what: &str, error: &dyn std::fmt::Display| {
+        eprintln!("{what}: {error}");
+        Refusal::new(Code::Internal, what)
+    };
+    let kept = request.schema.kept().count();
+    let rows = RowFile::open(&request.rows_path, kept, request.rows).map_err(|error| internal("The rows of the dataset cannot be read.", &error))?;
+    let device = Devices::probe().choose(request.spec.training.device)?;
+    let resume = match std::fs::read(directory.join(RESUME)) {
+        Ok(bytes) => Some(Checkpoint::from_bytes(&bytes).map_err(|error| internal("The checkpoint cannot be read.", &error))?),
+        Err(_) => None,
+    };
+    let assignment = Assignment { spec: &request.spec, schema: &request.schema, rows: &rows, device };
+    train(&assignment, resume, reporter, stop).map_err(|error| match error {
+        TrainError::Refused(refusal) => refusal,
+        other @ TrainError::Checkpoint(_) => internal("The checkpoint does not fit the job.", &other),
+    })
+}
+
+/// What a panic of libtorch means to the person who asked. Its own words stay in the log.
+fn explain(panic: &(dyn std::any::Any + Send)) -> Refusal {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("");
+    let lower = text.to_lowercase();
+    if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("not enough memory") {
+        return Refusal::new(Code::OutOfMemory, "Training ran out of memory. A smaller training.batch_size or a narrower network needs less.");
+    }
+    Refusal::new(Code::Internal, "The trainer failed; the server's log has the reason.")
+}
+
+/// Listens to the worker on a thread of its own.
+fn obey(stop: StopFlag, busy: Arc<AtomicBool>) {
+    std::thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || {
+            for line in std::io::stdin().lock().lines() {
+                match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
+                    Some(Order::Stored) => busy.store(false, Ordering::Release),
+                    Some(Order::Stop) => stop.raise(),
+                    None => break,
+                }
+            }
+            std::process::exit(0);
+        })
+        .expect("a thread can be started");
+}
+
+/// Turns reports into messages and files.
+struct Reporter {
+    directory: PathBuf,
+    /// A checkpoint is on its way into the database.
+    busy: Arc<AtomicBool>,
+    sent: Option<Instant>,
+    checkpoints: u64,
+}
+
+impl Observer for Reporter {
+    fn observe(&mut self, report: Report<'_>) {
+        match report {
+            Report::Started(started) => send(&Message::Started(started)),
+            Report::Progress(progress) => {
+                if self.sent.is_none_or(|sent| sent.elapsed() >= PROGRESS_INTERVAL) {
+                    self.sent = Some(Instant::now());
+                    send(&Message::Progress(progress));
+                }
+            }
+            Report::Epoch { epoch, metrics } => send(&Message::Epoch { epoch, metrics }),
+            Report::Checkpoint(checkpoint) => {
+                self.checkpoints += 1;
+                let file = format!("checkpoint-{}.safetensors", self.checkpoints);
+                match std::fs::write(self.directory.join(&file), checkpoint.to_bytes()) {
+                    Ok(()) => {
+                        self.busy.store(true, Ordering::Release);
+                        send(&Message::Checkpoint { file, epoch: checkpoint.state.epoch, step: checkpoint.state.step });
+                    }
+                    // Training goes on without: the next checkpoint may find room again.
+                    Err(error) => eprintln!("a checkpoint could not be written: {error}"),
+                }
+            }
+            Report::Warning(text) => send(&Message::Warning { text }),
+        }
+    }
+
+    fn takes_checkpoint(&self) -> bool {
+        !self.busy.load(Ordering::Acquire)
+    }
+}
+
+/// Writes one line. When nobody reads it any more, there is nothing left to do.
+fn send(message: &Message) {
+    let mut line = serde_json::to_string(message).expect("messages are JSON");
+    line.push('\n');
+    let mut out = std::io::stdout().lock();
+    if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_allocation_is_said_as_what_it_is() {
+        let panic: Box<dyn std::any::Any + Send> =
+            Box::new("Torch(\"[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9\")".to_owned());
+        assert_eq!(explain(&*panic).code, Code::OutOfMemory);
+        let panic: Box<dyn std::any::Any + Send> = Box::new("index out of bounds");
+        assert_eq!(explain(&*panic).code, Code::Internal);
+    }
+}

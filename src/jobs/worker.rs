@@ -1,0 +1,252 @@
+//! A worker: claims a job, runs a trainer on it, and records what the trainer says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use super::Shared;
+use super::messages::{Message, Order, Request};
+use super::process::TrainerProcess;
+use crate::data::dataset::Schema;
+use crate::domain::job::{JobStatus, Progress, StopReason};
+use crate::domain::metric::Metric;
+use crate::domain::refusal::{Code, Refusal};
+use crate::store::StoreError;
+use crate::store::jobs::{CheckpointRecord, EpochRecord, Interruption, Job, Lease};
+
+/// An idle worker looks at the queue this often, in case it missed a call.
+const IDLE: Duration = Duration::from_secs(2);
+/// A third of a lease.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A trainer that was asked to stop is killed after this.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A write that fails is tried again this often, half a second apart: a full disk may find room.
+const WRITE_TRIES: u32 = 20;
+
+/// Works until the server shuts down.
+pub(super) async fn work(shared: Arc<Shared>, number: usize) {
+    let owner = format!("{}/worker-{number}", shared.owner);
+    while !shared.shutdown.is_cancelled() {
+        match shared.store.claim_next(&owner).await {
+            Ok(Some((job, lease))) => {
+                // Others may have missed the call that woke this one.
+                shared.queued.notify_one();
+                run(&shared, &job, &lease).await;
+            }
+            Ok(None) => {
+                tokio::select! {
+                    () = shared.queued.notified() => {}
+                    () = sleep(IDLE) => {}
+                    () = shared.shutdown.cancelled() => {}
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "The queue cannot be read");
+                sleep(IDLE).await;
+            }
+        }
+    }
+}
+
+/// How a trainer ended.
+enum End {
+    Finished { stop_reason: StopReason, metrics: Vec<Metric>, artifact: Vec<u8> },
+    Failed(Refusal),
+    /// It was asked to.
+    Stopped,
+    /// Without a word.
+    Died,
+    /// The job belongs to somebody else now.
+    LeaseLost,
+}
+
+async fn run(shared: &Shared, job: &Job, lease: &Lease) {
+    tracing::info!(job.id = %job.id, attempt = lease.attempt, family = job.spec.model.family(), "Job {} begins", job.id);
+    let stop = shared.enlist(job.id);
+    shared.feed.announce(job.id);
+    let outcome = match attempt(shared, job, lease, &stop).await {
+        Ok((end, schema, words)) => settle(shared, lease, end, &schema, &words).await,
+        Err(StoreError::Refused(refusal)) => shared.store.fail(lease, &refusal).await.map(|()| JobStatus::Failed),
+        Err(StoreError::LeaseLost) => Err(StoreError::LeaseLost),
+        Err(error) => {
+            tracing::error!(job.id = %job.id, %error, "Job {} could not be run", job.id);
+            shared.store.interrupt(lease, Interruption::Death, "The server could not run the job.").await
+        }
+    };
+    match outcome {
+        Ok(status) => tracing::info!(job.id = %job.id, status = status.as_str(), "Job {} is {}", job.id, status.as_str()),
+        Err(error) => tracing::error!(job.id = %job.id, %error, "The end of job {} could not be recorded", job.id),
+    }
+    shared.dismiss(job.id);
+    shared.feed.close(job.id);
+    shared.queued.notify_one();
+}
+
+/// One attempt, until the trainer has ended.
+async fn attempt(shared: &Shared, job: &Job, lease: &Lease, stop: &tokio::sync::Notify) -> Result<(End, Schema, String), StoreError> {
+    let dataset = shared.store.dataset(job.dataset_id).await?;
+    let (checkpoint, damaged) = shared.store.latest_checkpoint(job.id).await?;
+    if damaged > 0 {
+        let text = format!("{damaged} damaged checkpoint(s) were passed over; training goes on from an earlier place.");
+        shared.store.record_event(lease, "warning", &json!({"message": text})).await?;
+    }
+    let scratch = shared.store.scratch()?;
+    let request = Request {
+        spec: job.spec.clone(),
+        schema: dataset.schema.clone(),
+        rows_path: std::path::absolute(shared.store.rows_path(dataset.id))?,
+        rows: dataset.rows,
+    };
+    let process = TrainerProcess::start(&shared.trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;
+    tracing::debug!(job.id = %job.id, pid = process.pid(), "The trainer of job {} runs", job.id);
+    let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new() };
+    let end = drive.to_the_end(stop).await?;
+    let kill = matches!(end, End::LeaseLost | End::Stopped);
+    let (status, words) = drive.process.end(kill).await;
+    let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+    if matches!(end, End::Died) {
+        tracing::warn!(job.id = %job.id, how, words, "The trainer of job {} died", job.id);
+    } else if !words.is_empty() {
+        tracing::info!(job.id = %job.id, words, "The trainer of job {} had something to say", job.id);
+    }
+    Ok((end, dataset.schema, how))
+}
+
+/// Records how an attempt ended.
+async fn settle(shared: &Shared, lease: &Lease, end: End, schema: &Schema, how: &str) -> Result<JobStatus, StoreError> {
+    let mut tries = 0;
+    loop {
+        let store = &shared.store;
+        let written = match &end {
+            End::Finished { stop_reason, metrics, artifact } => {
+                store.succeed(lease, *stop_reason, metrics, schema, artifact).await.map(|_| JobStatus::Succeeded)
+            }
+            End::Failed(refusal) => store.fail(lease, refusal).await.map(|()| JobStatus::Failed),
+            End::Stopped => store.interrupt(lease, Interruption::Shutdown, "The server is shutting down.").await,
+            End::Died => store.interrupt(lease, Interruption::Death, &format!("The trainer ended without a result ({how}).")).await,
+            End::LeaseLost => Err(StoreError::LeaseLost),
+        };
+        match written {
+            Err(error) if !matches!(error, StoreError::LeaseLost) && tries < WRITE_TRIES => {
+                tries += 1;
+                tracing::warn!(%error, tries, "The end of a job could not be recorded; trying again");
+                sleep(Duration::from_millis(500)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// A trainer at work and what is not yet recorded of it.
+struct Drive<'a> {
+    shared: &'a Shared,
+    lease: &'a Lease,
+    process: TrainerProcess,
+    progress: Option<Progress>,
+    epochs: Vec<EpochRecord>,
+}
+
+impl Drive<'_> {
+    async fn to_the_end(&mut self, stop: &tokio::sync::Notify) -> Result<End, StoreError> {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut killed_at: Option<Instant> = None;
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = self.process.receive(&mut batch) => {
+                    let closed = batch.is_empty();
+                    if let Some(end) = self.take(&mut batch).await? {
+                        return Ok(end);
+                    }
+                    if closed {
+                        return Ok(if killed_at.is_some() { End::Stopped } else { End::Died });
+                    }
+                }
+                _ = heartbeat.tick() => match self.shared.store.heartbeat(self.lease, self.progress.as_ref()).await {
+                    // The cancel may have come before this worker could be told.
+                    Ok(JobStatus::Cancelling) if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
+                    Ok(_) => {}
+                    Err(StoreError::LeaseLost) => return Ok(End::LeaseLost),
+                    Err(error) => tracing::warn!(%error, "A heartbeat could not be recorded"),
+                },
+                () = stop.notified(), if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
+                () = self.shared.shutdown.cancelled(), if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
+                () = sleep_until(killed_at.unwrap_or_else(Instant::now)), if killed_at.is_some() => return Ok(End::Stopped),
+            }
+        }
+    }
+
+    async fn ask_to_stop(&mut self) -> Instant {
+        self.process.order(Order::Stop).await;
+        Instant::now() + STOP_GRACE
+    }
+
+    /// Handles all messages that have arrived. Epochs are gathered, so that many short ones cost one transaction.
+    async fn take(&mut self, batch: &mut Vec<Message>) -> Result<Option<End>, StoreError> {
+        let mut end = None;
+        for message in batch.drain(..) {
+            match message {
+                Message::Started(started) => {
+                    let resumed = started.from_epoch > 0 || started.from_step > 0;
+                    let text = if resumed { format!("Goes on after epoch {}.", started.from_epoch) } else { "Training begins.".to_owned() };
+                    let mut data = json!({"message": text, "attempt": self.lease.attempt});
+                    let facts = serde_json::to_value(&started).expect("facts are JSON");
+                    data.as_object_mut().expect("it is an object").extend(facts.as_object().cloned().unwrap_or_default());
+                    self.shared.store.record_event(self.lease, if resumed { "resumed" } else { "started" }, &data).await?;
+                    self.shared.feed.announce(self.lease.job);
+                }
+                Message::Progress(progress) => {
+                    self.progress = Some(progress.clone());
+                    self.shared.feed.report(self.lease.job, progress);
+                }
+                Message::Epoch { epoch, metrics } => self.epochs.push(EpochRecord { epoch, metrics }),
+                Message::Checkpoint { file, epoch, step } => {
+                    let data = self.process.take_file(&file).await?;
+                    self.record(Some(CheckpointRecord { epoch, step, data: &data })).await?;
+                    self.process.order(Order::Stored).await;
+                }
+                Message::Warning { text } => {
+                    self.record(None).await?;
+                    self.shared.store.record_event(self.lease, "warning", &json!({"message": text})).await?;
+                    self.shared.feed.announce(self.lease.job);
+                }
+                Message::Finished { stop_reason, metrics, file } => {
+                    let artifact = self.process.take_file(&file).await?;
+                    end = Some(End::Finished { stop_reason, metrics, artifact });
+                }
+                Message::Stopped => end = Some(End::Stopped),
+                Message::Failed { error } => end = Some(End::Failed(error)),
+            }
+        }
+        self.record(None).await?;
+        Ok(end)
+    }
+
+    /// Writes what was gathered; tries again for a while when the disk does not take it.
+    async fn record(&mut self, checkpoint: Option<CheckpointRecord<'_>>) -> Result<(), StoreError> {
+        if self.epochs.is_empty() && checkpoint.is_none() {
+            return Ok(());
+        }
+        for tries in 1.. {
+            match self.shared.store.record_training(self.lease, &self.epochs, checkpoint).await {
+                Ok(()) => break,
+                Err(error) if tries >= WRITE_TRIES || matches!(error, StoreError::LeaseLost) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, tries, "Training could not be recorded; trying again");
+                    sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+        self.epochs.clear();
+        self.shared.feed.announce(self.lease.job);
+        Ok(())
+    }
+}
+
+/// The refusal of a job when trainers cannot be started at all.
+pub(super) fn cannot_start(error: &std::io::Error) -> Refusal {
+    Refusal::new(Code::Internal, format!("trainers cannot be started: {error}"))
+}

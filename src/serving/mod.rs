@@ -1,0 +1,159 @@
+//! Inference: a thread that owns the models, and the handle by which requests reach it.
+//!
+//! A tensor never crosses a thread: rows of `f32` go in, rows of `f32` come back. Whatever waits when the thread is free
+//! leaves in one batch, so nobody waits for a batch to fill.
+//!
+//! Start reading with [`Inference::ask`], then `engine`.
+
+mod batcher;
+mod engine;
+mod residency;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::domain::id::ModelId;
+use crate::domain::limits::INFERENCE_QUEUE;
+use crate::domain::refusal::{Code, Refusal};
+use crate::store::models::Model;
+use crate::store::{Store, StoreError};
+
+/// What the operator set.
+#[derive(Clone, Debug)]
+pub struct ServingConfig {
+    /// Threads of one operation.
+    pub threads: usize,
+    /// Bytes of models that stay loaded; the least recently used go first.
+    pub resident_bytes: u64,
+}
+
+/// What a model is asked. Rows are in the user's units, one after the other; the caller has checked their width.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Question {
+    /// Codes of rows.
+    Encode(Vec<f32>),
+    /// Rows for codes.
+    Decode(Vec<f32>),
+    /// Rows through the code and back.
+    Reconstruct(Vec<f32>),
+    /// New rows.
+    Sample {
+        /// How many.
+        count: usize,
+        /// Which ones.
+        seed: u64,
+        /// Scales the draws of the code: below 1 gives more typical rows, above 1 more varied ones.
+        temperature: f32,
+    },
+}
+
+/// What it answers: one row after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Codes or rows.
+    pub values: Vec<f32>,
+    /// Beside them: the spread of codes, or one reconstruction error a row.
+    pub beside: Option<Vec<f32>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingError {
+    /// The request is at fault, or there is too much to do.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The model's bytes cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The model failed on these rows, or its file is damaged.
+    #[error("the model failed: {0}")]
+    Failed(String),
+}
+
+enum Request {
+    Ask { model: ModelId, question: Question, reply: oneshot::Sender<Reply> },
+    Load { model: ModelId, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
+    Forget(ModelId),
+}
+
+enum Reply {
+    Answer(Answer),
+    NotLoaded,
+    Failed(String),
+}
+
+/// The handle of this floor. Cheap to clone.
+#[derive(Clone)]
+pub struct Inference {
+    requests: mpsc::Sender<Request>,
+    store: Store,
+    /// One model is loaded at a time: many callers of one cold model would otherwise each read its bytes.
+    loading: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Inference {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn start(store: Store, config: ServingConfig) -> std::io::Result<Self> {
+        let (requests, receiver) = mpsc::channel(INFERENCE_QUEUE);
+        std::thread::Builder::new().name("inference-0".to_owned()).spawn(move || engine::run(receiver, &config))?;
+        Ok(Self { requests, store, loading: Arc::default() })
+    }
+
+    /// Asks a model; loads it first where it is not loaded.
+    ///
+    /// # Errors
+    /// Too many wait already, or the model cannot be read or fails.
+    pub async fn ask(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
+        match self.send(model.id, question.clone()).await? {
+            Reply::NotLoaded => {}
+            reply => return finish(reply),
+        }
+        let _one = self.loading.lock().await;
+        // Whoever held the lock before may have loaded it.
+        match self.send(model.id, question.clone()).await? {
+            Reply::NotLoaded => {}
+            reply => return finish(reply),
+        }
+        let bytes = self.store.artifact(model.artifact_id).await?;
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Request::Load { model: model.id, bytes, reply })?;
+        answer.await.map_err(|_| stopped())??;
+        finish(self.send(model.id, question).await?)
+    }
+
+    /// Drops a deleted model from memory.
+    pub async fn forget(&self, model: ModelId) {
+        let _ = self.requests.send(Request::Forget(model)).await;
+    }
+
+    async fn send(&self, model: ModelId, question: Question) -> Result<Reply, ServingError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Request::Ask { model, question, reply })?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    fn enqueue(&self, request: Request) -> Result<(), ServingError> {
+        self.requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Refusal::new(Code::Overloaded, format!("{INFERENCE_QUEUE} questions wait already; try again in a moment")).into()
+            }
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })
+    }
+}
+
+fn finish(reply: Reply) -> Result<Answer, ServingError> {
+    match reply {
+        Reply::Answer(answer) => Ok(answer),
+        Reply::Failed(fault) => Err(ServingError::Failed(fault)),
+        Reply::NotLoaded => Err(Refusal::new(Code::Overloaded, "the model was dropped from memory again before it could answer; try again").into()),
+    }
+}
+
+fn stopped() -> ServingError {
+    ServingError::Failed("the inference thread has ended".to_owned())
+}

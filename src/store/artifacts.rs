@@ -1,0 +1,64 @@
+//! Bytes of models and checkpoints, in pieces, with their checksum.
+
+use sha2::{Digest, Sha256};
+use sqlx::SqliteConnection;
+
+use super::{Store, StoreError, now_ms};
+use crate::domain::id::ArtifactId;
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Writes bytes within the caller's transaction.
+pub(super) async fn insert(tx: &mut SqliteConnection, data: &[u8]) -> Result<ArtifactId, StoreError> {
+    let id = ArtifactId::new();
+    sqlx::query("INSERT INTO artifacts (id, bytes, sha256, created_at) VALUES (?, ?, ?, ?)")
+        .bind(id.to_string())
+        .bind(data.len() as i64)
+        .bind(checksum(data))
+        .bind(now_ms())
+        .execute(&mut *tx)
+        .await?;
+    for (position, chunk) in data.chunks(CHUNK_BYTES).enumerate() {
+        sqlx::query("INSERT INTO artifact_chunks (artifact_id, position, data) VALUES (?, ?, ?)")
+            .bind(id.to_string())
+            .bind(position as i64)
+            .bind(chunk)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(id)
+}
+
+/// Removes bytes within the caller's transaction.
+pub(super) async fn delete(tx: &mut SqliteConnection, id: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM artifacts WHERE id = ?").bind(id).execute(tx).await?;
+    Ok(())
+}
+
+/// The checksum of bytes, in hexadecimal.
+pub fn checksum(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Store {
+    /// Reads bytes and checks them.
+    ///
+    /// # Errors
+    /// They are not there, or not what was written.
+    pub async fn artifact(&self, id: ArtifactId) -> Result<Vec<u8>, StoreError> {
+        let (bytes, sha256): (i64, String) = sqlx::query_as("SELECT bytes, sha256 FROM artifacts WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or_else(|| StoreError::Damaged(format!("the artifact {id} is missing")))?;
+        let chunks: Vec<Vec<u8>> = sqlx::query_scalar("SELECT data FROM artifact_chunks WHERE artifact_id = ? ORDER BY position")
+            .bind(id.to_string())
+            .fetch_all(&self.readers)
+            .await?;
+        let data = chunks.concat();
+        if data.len() as i64 != bytes || checksum(&data) != sha256 {
+            return Err(StoreError::Damaged(format!("the artifact {id} does not have the checksum it was written with")));
+        }
+        Ok(data)
+    }
+}

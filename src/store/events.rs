@@ -1,0 +1,49 @@
+//! The table of events: what happened to a job, numbered without a gap.
+
+use serde_json::Value;
+use sqlx::SqliteConnection;
+
+use super::{Store, StoreError, from_json, now_ms, to_json};
+use crate::domain::id::JobId;
+
+/// Something that happened to a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Counts from 1 in each job.
+    pub seq: i64,
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// What kind of thing: `queued`, `started`, `epoch`, `warning` …
+    pub kind: String,
+    /// Its facts; `message` is for people.
+    pub data: Value,
+}
+
+/// Adds an event within the caller's transaction.
+pub(super) async fn append(tx: &mut SqliteConnection, job: JobId, kind: &str, data: &Value) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO job_events (job_id, seq, at, kind, data) SELECT ?1, coalesce(max(seq), 0) + 1, ?2, ?3, ?4 FROM job_events WHERE job_id = ?1")
+        .bind(job.to_string())
+        .bind(now_ms())
+        .bind(kind)
+        .bind(to_json(data))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+impl Store {
+    /// At most `limit` events of a job after `seq`, in order.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn events_after(&self, job: JobId, seq: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let rows: Vec<(i64, i64, String, String)> =
+            sqlx::query_as("SELECT seq, at, kind, data FROM job_events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?")
+                .bind(job.to_string())
+                .bind(seq)
+                .bind(i64::from(limit))
+                .fetch_all(&self.readers)
+                .await?;
+        rows.into_iter().map(|(seq, at, kind, data)| Ok(Event { seq, at, kind, data: from_json(&data)? })).collect()
+    }
+}

@@ -1,0 +1,97 @@
+//! Files of the data directory. Their paths are made of the program's own ids only.
+//!
+//! ```text
+//! datasets/<id>/rows.f32   canonical rows
+//! tmp/                     uploads and trainers at work; emptied at start-up
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Store, StoreError};
+use crate::domain::id::DatasetId;
+
+const DATASETS: &str = "datasets";
+const TEMPORARY: &str = "tmp";
+const ROWS: &str = "rows.f32";
+
+pub(super) fn prepare(directory: &Path) -> io::Result<()> {
+    let temporary = directory.join(TEMPORARY);
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary)?;
+    }
+    fs::create_dir_all(temporary)?;
+    fs::create_dir_all(directory.join(DATASETS))
+}
+
+/// A directory that disappears with this value, whatever happens.
+#[derive(Debug)]
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Store {
+    /// A fresh directory on the disk of the data directory, so that what is made there can be renamed into place.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        Ok(Scratch(tempfile::tempdir_in(self.directory.join(TEMPORARY))?))
+    }
+
+    /// Where the rows of a dataset are.
+    pub fn rows_path(&self, id: DatasetId) -> PathBuf {
+        self.dataset_directory(id).join(ROWS)
+    }
+
+    /// Free bytes on the disk of the data directory; `None` where the system does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&*self.directory).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Moves synced rows into place. Rows without a row in the database are removed at the next start.
+    pub(super) fn place_rows(&self, id: DatasetId, written: &Path) -> io::Result<()> {
+        let directory = self.dataset_directory(id);
+        fs::create_dir(&directory)?;
+        fs::rename(written, directory.join(ROWS))?;
+        File::open(&directory)?.sync_all()?;
+        File::open(self.directory.join(DATASETS))?.sync_all()
+    }
+
+    pub(super) fn remove_rows(&self, id: DatasetId) -> io::Result<()> {
+        match fs::remove_dir_all(self.dataset_directory(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes files that no row of the database speaks of: an upload or a deletion was cut short.
+    pub(super) async fn remove_orphans(&self) -> Result<(), StoreError> {
+        let known: std::collections::HashSet<String> =
+            sqlx::query_scalar("SELECT id FROM datasets WHERE deleted_at IS NULL").fetch_all(&self.readers).await?.into_iter().collect();
+        for entry in fs::read_dir(self.directory.join(DATASETS))? {
+            let entry = entry?;
+            if !known.contains(entry.file_name().to_string_lossy().as_ref()) {
+                tracing::info!(path = %entry.path().display(), "Removing rows that no dataset refers to");
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn dataset_directory(&self, id: DatasetId) -> PathBuf {
+        self.directory.join(DATASETS).join(id.to_string())
+    }
+}

@@ -1,0 +1,588 @@
+//! The table of jobs: the queue, its leases, and what a worker may write.
+//!
+//! Every write of a worker names the attempt and the owner it holds ([`Lease`]). When no row has both, the worker has lost the
+//! job and its transaction changes nothing.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use sqlx::{FromRow, Row, SqliteConnection};
+
+use super::{Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, refused, to_json};
+use crate::data::dataset::Schema;
+use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
+use crate::domain::job::{JobStatus, Progress, StopReason};
+use crate::domain::limits::QUEUED_JOBS;
+use crate::domain::metric::Metric;
+use crate::domain::refusal::{Code, Refusal};
+use crate::training::spec::TrainSpec;
+
+/// How long a lease holds without a heartbeat.
+pub const LEASE_MS: i64 = 15_000;
+/// Checkpoints that are kept of a job that has not ended.
+const CHECKPOINTS_KEPT: i64 = 2;
+
+/// A job.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What a person called it.
+    pub name: Option<String>,
+    /// What it trains on.
+    pub dataset_id: DatasetId,
+    /// The resolved spec.
+    pub spec: TrainSpec,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Why it ended.
+    pub stop_reason: Option<StopReason>,
+    /// Why it failed.
+    pub error: Option<Refusal>,
+    /// How far it was when that was last kept.
+    pub progress: Option<Progress>,
+    /// Figures of its model.
+    pub metrics: Option<BTreeMap<String, f64>>,
+    /// How often it was begun.
+    pub attempt: i64,
+    /// Trainers that died since its last new checkpoint.
+    pub deaths: i64,
+    /// Its model.
+    pub model_id: Option<ModelId>,
+    /// When it was asked for.
+    pub created_at: i64,
+    /// When it was first begun.
+    pub started_at: Option<i64>,
+    /// When it ended.
+    pub finished_at: Option<i64>,
+}
+
+/// A new job.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// The resolved spec.
+    pub spec: TrainSpec,
+    /// With as many deaths it fails.
+    pub max_deaths: u32,
+    /// The key of the request, when it has one.
+    pub idempotency_key: Option<String>,
+}
+
+/// The right to write to a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which job.
+    pub job: JobId,
+    /// Which claim of it.
+    pub attempt: i64,
+    /// Who claimed it.
+    pub owner: String,
+}
+
+/// The numbers of one epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EpochRecord {
+    /// Counted from 1.
+    pub epoch: u32,
+    /// Means over its rows.
+    pub metrics: Vec<Metric>,
+}
+
+/// A place from which a job can go on.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointRecord<'a> {
+    /// Epochs done.
+    pub epoch: u32,
+    /// Steps done of the epoch under way.
+    pub step: u64,
+    /// The checkpoint file.
+    pub data: &'a [u8],
+}
+
+/// What became of a trainer that ended without a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// The server is shutting down: nobody's fault.
+    Shutdown,
+    /// The trainer died.
+    Death,
+}
+
+/// Which jobs a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    /// Only those in this status.
+    pub status: Option<JobStatus>,
+    /// Only those of this family.
+    pub family: Option<String>,
+    /// Only those on this dataset.
+    pub dataset: Option<DatasetId>,
+}
+
+const COLUMNS: &str = "SELECT j.*, m.id AS model_id FROM jobs j LEFT JOIN models m ON m.job_id = j.id";
+
+struct JobRow(Result<Job, StoreError>);
+
+impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
+    fn from_row(row: &sqlx::sqlite::SqliteRow) -> Result<Self, sqlx::Error> {
+        let text = |column: &str| row.try_get::<String, _>(column);
+        let maybe = |column: &str| row.try_get::<Option<String>, _>(column);
+        let (id, dataset, spec, status) = (text("id")?, text("dataset_id")?, text("spec")?, text("status")?);
+        let (stop_reason, error, progress) = (maybe("stop_reason")?, maybe("error")?, maybe("progress")?);
+        let (metrics, model_id, name) = (maybe("metrics")?, maybe("model_id")?, maybe("name")?);
+        let (attempt, deaths, created_at) = (row.try_get("attempt")?, row.try_get("deaths")?, row.try_get("created_at")?);
+        let (started_at, finished_at) = (row.try_get("started_at")?, row.try_get("finished_at")?);
+        let read = || {
+            Ok(Job {
+                id: parse(&id)?,
+                name,
+                dataset_id: parse(&dataset)?,
+                spec: from_json(&spec)?,
+                status: JobStatus::parse(&status).ok_or_else(|| StoreError::Damaged(format!("the status {status}")))?,
+                stop_reason: stop_reason.map(|text| from_json(&format!("\"{text}\""))).transpose()?,
+                error: error.as_deref().map(from_json).transpose()?,
+                progress: progress.as_deref().map(from_json).transpose()?,
+                metrics: metrics.as_deref().map(from_json).transpose()?,
+                attempt,
+                deaths,
+                model_id: model_id.as_deref().map(parse).transpose()?,
+                created_at,
+                started_at,
+                finished_at,
+            })
+        };
+        Ok(Self(read()))
+    }
+}
+
+impl Store {
+    /// Puts a job into the queue. With a key that was used before, answers with that job and `false`.
+    ///
+    /// # Errors
+    /// The dataset is gone, the queue is full, or the key was used for another spec.
+    pub async fn insert_job(&self, new: &NewJob) -> Result<(Job, bool), StoreError> {
+        let mut tx = self.begin().await?;
+        if let Some(key) = &new.idempotency_key {
+            let known: Option<JobRow> =
+                sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.idempotency_key = ?"))).bind(key).fetch_optional(&mut *tx).await?;
+            if let Some(known) = known {
+                let known = known.0?;
+                if known.spec != new.spec {
+                    let detail = format!("was used before for another job, {}", known.id);
+                    return Err(Refusal::at(Code::InvalidRequest, "Idempotency-Key", "conflict", detail).into());
+                }
+                return Ok((known, false));
+            }
+        }
+        let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
+            .bind(new.spec.dataset.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+        if alive == 0 {
+            return Err(unknown_dataset(new.spec.dataset).into());
+        }
+        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status = 'queued'").fetch_one(&mut *tx).await?;
+        if waiting as u64 >= QUEUED_JOBS {
+            return Err(refused(Code::Overloaded, format!("{waiting} jobs wait already; allowed are {QUEUED_JOBS}")));
+        }
+        let id = JobId::new();
+        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?)")
+            .bind(id.to_string())
+            .bind(&new.spec.name)
+            .bind(new.spec.dataset.to_string())
+            .bind(new.spec.model.family())
+            .bind(to_json(&new.spec))
+            .bind(i64::from(new.max_deaths))
+            .bind(&new.idempotency_key)
+            .bind(now_ms())
+            .execute(&mut *tx)
+            .await?;
+        events::append(&mut tx, id, "queued", &json!({"message": "Waiting for a worker."})).await?;
+        tx.commit().await?;
+        Ok((self.job(id).await?, true))
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn job(&self, id: JobId) -> Result<Job, StoreError> {
+        let row: Option<JobRow> =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?"))).bind(id.to_string()).fetch_optional(&self.readers).await?;
+        row.ok_or_else(|| gone("job", id))?.0
+    }
+
+    /// Jobs, the newest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn jobs(&self, page: &Page<JobId>, filter: &JobFilter) -> Result<Paged<Job>, StoreError> {
+        let sql = format!(
+            "{COLUMNS} WHERE (?1 IS NULL OR j.id < ?1) AND (?2 IS NULL OR j.status = ?2) AND (?3 IS NULL OR j.family = ?3)
+             AND (?4 IS NULL OR j.dataset_id = ?4) ORDER BY j.id DESC LIMIT ?5"
+        );
+        let rows: Vec<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(page.after.map(|id| id.to_string()))
+            .bind(filter.status.map(JobStatus::as_str))
+            .bind(&filter.family)
+            .bind(filter.dataset.map(|id| id.to_string()))
+            .bind(i64::from(page.limit) + 1)
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(Paged::from_one_more(rows.into_iter().map(|row| row.0).collect::<Result<_, _>>()?, page.limit))
+    }
+
+    /// How many jobs wait, and how many run.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn queue_length(&self) -> Result<(u64, u64), StoreError> {
+        let (queued, running): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM jobs WHERE status = 'queued'), (SELECT count(*) FROM jobs WHERE status IN ('running', 'cancelling'))",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        Ok((queued as u64, running as u64))
+    }
+
+    /// Gives the next job of the queue to `owner`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn claim_next(&self, owner: &str) -> Result<Option<(Job, Lease)>, StoreError> {
+        let mut tx = self.begin().await?;
+        let id: Option<String> = sqlx::query_scalar(
+            "UPDATE jobs SET status = 'running', attempt = attempt + 1, lease_owner = ?1, lease_expires_at = ?2 + ?3,
+                 started_at = coalesce(started_at, ?2)
+             WHERE id = (SELECT id FROM jobs WHERE status = 'queued' AND run_after <= ?2 ORDER BY priority DESC, id LIMIT 1)
+             RETURNING id",
+        )
+        .bind(owner)
+        .bind(now_ms())
+        .bind(LEASE_MS)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(id) = id else { return Ok(None) };
+        tx.commit().await?;
+        let job = self.job(parse(&id)?).await?;
+        let lease = Lease { job: job.id, attempt: job.attempt, owner: owner.to_owned() };
+        Ok(Some((job, lease)))
+    }
+
+    /// Prolongs a lease; answers with the status, which may have become `cancelling`.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn heartbeat(&self, lease: &Lease, progress: Option<&Progress>) -> Result<JobStatus, StoreError> {
+        let status: Option<String> = sqlx::query_scalar(
+            "UPDATE jobs SET lease_expires_at = ?1, progress = coalesce(?2, progress)
+             WHERE id = ?3 AND attempt = ?4 AND lease_owner = ?5 AND status IN ('running', 'cancelling') RETURNING status",
+        )
+        .bind(now_ms() + LEASE_MS)
+        .bind(progress.map(to_json))
+        .bind(lease.job.to_string())
+        .bind(lease.attempt)
+        .bind(&lease.owner)
+        .fetch_optional(&self.writer)
+        .await?;
+        status.and_then(|status| JobStatus::parse(&status)).ok_or(StoreError::LeaseLost)
+    }
+
+    /// Records that a trainer began or went on.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn record_event(&self, lease: &Lease, kind: &str, data: &serde_json::Value) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        hold(&mut tx, lease).await?;
+        events::append(&mut tx, lease.job, kind, data).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Records epochs, and the checkpoint that follows them, in one transaction.
+    ///
+    /// An epoch that was recorded before replaces its numbers and is no event. Of the checkpoints the last two are kept; a new
+    /// one clears the count of deaths.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn record_training(&self, lease: &Lease, epochs: &[EpochRecord], checkpoint: Option<CheckpointRecord<'_>>) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        hold(&mut tx, lease).await?;
+        for EpochRecord { epoch, metrics } in epochs {
+            if metrics::upsert(&mut tx, lease.job, *epoch, metrics).await? {
+                let figures: BTreeMap<&str, f64> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+                events::append(&mut tx, lease.job, "epoch", &json!({"epoch": epoch, "metrics": figures})).await?;
+            }
+        }
+        if let Some(checkpoint) = checkpoint {
+            keep_checkpoint(&mut tx, &lease.job.to_string(), checkpoint).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The newest checkpoint that is sound, and how many newer ones are damaged.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn latest_checkpoint(&self, job: JobId) -> Result<(Option<Vec<u8>>, u32), StoreError> {
+        let ids: Vec<String> = sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? ORDER BY epoch DESC, step DESC")
+            .bind(job.to_string())
+            .fetch_all(&self.readers)
+            .await?;
+        let mut damaged = 0;
+        for id in ids {
+            match self.artifact(parse::<ArtifactId>(&id)?).await {
+                Ok(data) => return Ok((Some(data), damaged)),
+                Err(StoreError::Damaged(fault)) => {
+                    tracing::warn!(job.id = %job, fault, "A checkpoint of job {job} is damaged; trying the one before");
+                    damaged += 1;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok((None, damaged))
+    }
+
+    /// Ends a job with a model: status, figures, model and bytes in one transaction.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn succeed(&self, lease: &Lease, stop_reason: StopReason, figures: &[Metric], schema: &Schema, artifact: &[u8]) -> Result<ModelId, StoreError> {
+        let mut tx = self.begin().await?;
+        let job = hold(&mut tx, lease).await?;
+        let figures: BTreeMap<&str, f64> = figures.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+        let artifact = artifacts::insert(&mut tx, artifact).await?;
+        let model = ModelId::new();
+        let family = job.spec.model.family();
+        sqlx::query("INSERT INTO models (id, name, job_id, dataset_id, family, spec, schema, metrics, artifact_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            .bind(model.to_string())
+            .bind(job.name.as_deref().unwrap_or(family))
+            .bind(job.id.to_string())
+            .bind(job.dataset_id.to_string())
+            .bind(family)
+            .bind(to_json(&job.spec))
+            .bind(to_json(schema))
+            .bind(to_json(&figures))
+            .bind(artifact.to_string())
+            .bind(now_ms())
+            .execute(&mut *tx)
+            .await?;
+        end(&mut tx, &job, JobStatus::Succeeded, Some(stop_reason), None, Some(to_json(&figures))).await?;
+        let data = json!({"message": "The model is ready.", "model_id": model, "stop_reason": stop_reason, "metrics": figures});
+        events::append(&mut tx, job.id, "succeeded", &data).await?;
+        tx.commit().await?;
+        Ok(model)
+    }
+
+    /// Ends a job without a model.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn fail(&self, lease: &Lease, error: &Refusal) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let job = hold(&mut tx, lease).await?;
+        end_failed(&mut tx, &job, error).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Ends a job because somebody asked for it.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn finish_cancel(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        let job = hold(&mut tx, lease).await?;
+        end_cancelled(&mut tx, &job).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Returns an interrupted job to the queue, or ends it: when it was being cancelled, or when its trainers died too often.
+    ///
+    /// # Errors
+    /// The lease is lost.
+    pub async fn interrupt(&self, lease: &Lease, interruption: Interruption, why: &str) -> Result<JobStatus, StoreError> {
+        let mut tx = self.begin().await?;
+        let job = hold(&mut tx, lease).await?;
+        let status = interrupt(&mut tx, &job, interruption, why).await?;
+        tx.commit().await?;
+        Ok(status)
+    }
+
+    /// Asks a job to end. A waiting one ends at once; a running one becomes `cancelling`.
+    ///
+    /// # Errors
+    /// There is none of this id, or it has ended.
+    pub async fn request_cancel(&self, id: JobId) -> Result<Job, StoreError> {
+        let mut tx = self.begin().await?;
+        let row: Option<JobRow> =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?"))).bind(id.to_string()).fetch_optional(&mut *tx).await?;
+        let job = row.ok_or_else(|| gone("job", id))?.0?;
+        match job.status {
+            JobStatus::Queued => end_cancelled(&mut tx, &job).await?,
+            JobStatus::Running => {
+                sqlx::query("UPDATE jobs SET status = 'cancelling' WHERE id = ?").bind(id.to_string()).execute(&mut *tx).await?;
+                events::append(&mut tx, id, "cancelling", &json!({"message": "Asked to stop."})).await?;
+            }
+            JobStatus::Cancelling => {}
+            ended => return Err(refused(Code::JobEnded, format!("the job {id} has already ended: it is {}", ended.as_str()))),
+        }
+        tx.commit().await?;
+        self.job(id).await
+    }
+
+    /// Takes every lease back that ran out, and at start-up (`all`) every one: then no worker of this directory is alive.
+    /// `own` are leases that this process knows to be alive, whatever the clock says.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn reap(&self, all: bool, own: &[JobId]) -> Result<Vec<(JobId, JobStatus)>, StoreError> {
+        let mut tx = self.begin().await?;
+        let rows: Vec<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} WHERE j.status IN ('running', 'cancelling') AND (?1 OR j.lease_expires_at IS NULL OR j.lease_expires_at < ?2)"
+        )))
+        .bind(all)
+        .bind(now_ms())
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut reaped = Vec::new();
+        for row in rows {
+            let job = row.0?;
+            if all || !own.contains(&job.id) {
+                let why = if all { "The server ended while the job ran." } else { "Its worker stopped answering." };
+                reaped.push((job.id, interrupt(&mut tx, &job, Interruption::Death, why).await?));
+            }
+        }
+        tx.commit().await?;
+        Ok(reaped)
+    }
+}
+
+/// The refusal of a job on a dataset that is not there.
+pub fn unknown_dataset(id: DatasetId) -> Refusal {
+    Refusal::at(Code::InvalidRequest, "/dataset", "not_found", format!("is {id}, and there is no dataset of this id"))
+}
+
+/// The job of a lease, if it still holds.
+async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<Job, StoreError> {
+    let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "{COLUMNS} WHERE j.id = ? AND j.attempt = ? AND j.lease_owner = ? AND j.status IN ('running', 'cancelling')"
+    )))
+    .bind(lease.job.to_string())
+    .bind(lease.attempt)
+    .bind(&lease.owner)
+    .fetch_optional(tx)
+    .await?;
+    row.ok_or(StoreError::LeaseLost)?.0
+}
+
+async fn keep_checkpoint(tx: &mut SqliteConnection, job: &str, checkpoint: CheckpointRecord<'_>) -> Result<(), StoreError> {
+    let (epoch, step) = (i64::from(checkpoint.epoch), checkpoint.step as i64);
+    let known: Option<String> = sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? AND epoch = ? AND step = ?")
+        .bind(job)
+        .bind(epoch)
+        .bind(step)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let artifact = artifacts::insert(&mut *tx, checkpoint.data).await?;
+    sqlx::query(
+        "INSERT INTO checkpoints (job_id, epoch, step, artifact_id, created_at) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (job_id, epoch, step) DO UPDATE SET artifact_id = excluded.artifact_id, created_at = excluded.created_at",
+    )
+    .bind(job)
+    .bind(epoch)
+    .bind(step)
+    .bind(artifact.to_string())
+    .bind(now_ms())
+    .execute(&mut *tx)
+    .await?;
+    match known {
+        Some(replaced) => artifacts::delete(&mut *tx, &replaced).await?,
+        None => {
+            sqlx::query("UPDATE jobs SET deaths = 0 WHERE id = ?").bind(job).execute(&mut *tx).await?;
+        }
+    }
+    drop_checkpoints(tx, job, CHECKPOINTS_KEPT).await
+}
+
+async fn interrupt(tx: &mut SqliteConnection, job: &Job, interruption: Interruption, why: &str) -> Result<JobStatus, StoreError> {
+    if job.status == JobStatus::Cancelling {
+        end_cancelled(tx, job).await?;
+        return Ok(JobStatus::Cancelled);
+    }
+    let deaths = job.deaths + i64::from(interruption == Interruption::Death);
+    let most: i64 = sqlx::query_scalar("UPDATE jobs SET deaths = ? WHERE id = ? RETURNING max_deaths")
+        .bind(deaths)
+        .bind(job.id.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+    if deaths >= most {
+        let error = Refusal::new(Code::TrainerDied, format!("The trainer ended {deaths} times without getting further. Last: {why}"));
+        end_failed(tx, job, &error).await?;
+        return Ok(JobStatus::Failed);
+    }
+    sqlx::query("UPDATE jobs SET status = 'queued', lease_owner = NULL, lease_expires_at = NULL WHERE id = ?")
+        .bind(job.id.to_string())
+        .execute(&mut *tx)
+        .await?;
+    let data = json!({"message": format!("{why} It waits to go on from its last checkpoint."), "attempt": job.attempt});
+    events::append(tx, job.id, "interrupted", &data).await?;
+    Ok(JobStatus::Queued)
+}
+
+async fn end_cancelled(tx: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
+    end(tx, job, JobStatus::Cancelled, Some(StopReason::User), None, None).await?;
+    events::append(tx, job.id, "cancelled", &json!({"message": "Cancelled."})).await
+}
+
+async fn end_failed(tx: &mut SqliteConnection, job: &Job, error: &Refusal) -> Result<(), StoreError> {
+    end(tx, job, JobStatus::Failed, None, Some(to_json(error)), None).await?;
+    events::append(tx, job.id, "failed", &json!({"message": error.detail, "code": error.code})).await
+}
+
+/// Sets a terminal status and frees what only a living job needs.
+async fn end(
+    tx: &mut SqliteConnection,
+    job: &Job,
+    status: JobStatus,
+    stop_reason: Option<StopReason>,
+    error: Option<String>,
+    metrics: Option<String>,
+) -> Result<(), StoreError> {
+    debug_assert!(job.status.may_become(status));
+    sqlx::query(
+        "UPDATE jobs SET status = ?, stop_reason = ?, error = ?, metrics = ?, lease_owner = NULL, lease_expires_at = NULL, finished_at = ?
+         WHERE id = ?",
+    )
+    .bind(status.as_str())
+    .bind(stop_reason.and_then(|reason| serde_json::to_value(reason).expect("a reason is a name").as_str().map(str::to_owned)))
+    .bind(error)
+    .bind(metrics)
+    .bind(now_ms())
+    .bind(job.id.to_string())
+    .execute(&mut *tx)
+    .await?;
+    // A model makes its checkpoints needless. A job that was cancelled or failed keeps its last one.
+    let kept = if status == JobStatus::Succeeded { 0 } else { 1 };
+    drop_checkpoints(tx, &job.id.to_string(), kept).await
+}
+
+async fn drop_checkpoints(tx: &mut SqliteConnection, job: &str, kept: i64) -> Result<(), StoreError> {
+    let old: Vec<String> = sqlx::query_scalar(
+        "DELETE FROM checkpoints WHERE job_id = ?1 AND rowid NOT IN
+             (SELECT rowid FROM checkpoints WHERE job_id = ?1 ORDER BY epoch DESC, step DESC LIMIT ?2)
+         RETURNING artifact_id",
+    )
+    .bind(job)
+    .bind(kept)
+    .fetch_all(&mut *tx)
+    .await?;
+    for artifact in old {
+        artifacts::delete(&mut *tx, &artifact).await?;
+    }
+    Ok(())
+}
