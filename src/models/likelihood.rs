@@ -107,15 +107,21 @@ impl ToSchema for LikelihoodSpec {
 
 /// A likelihood at work.
 pub enum Likelihood {
-    /// `log_variance` is `[1]` or `[width]`; absent when the variance is 1.
+    /// Normal around the decoder's output.
     Gaussian {
-        /// Learned, unless the variance is fixed.
-        log_variance: Option<Tensor>,
+        /// Says how far the log-variance has moved from where it starts, `[1]` or `[width]`; absent when the variance is 1.
+        drift: Option<Tensor>,
     },
     /// From logits.
     Bernoulli,
 }
 
+/// Where a learned log-variance starts. Well below 0, because a decoder that is thought to be noisy at first lets the KL term
+/// win before it has learned anything, and the code collapses.
+const START: f64 = -2.0;
+/// A log-variance travels several units while weights travel hundredths, and Adam moves each by about the learning rate a
+/// step: so what is learned is its drift in units of this.
+const UNIT: f64 = 10.0;
 /// Learned variances stay above e^-12 and below e^12 of a scaled unit, so that a column without noise cannot run away.
 const LOG_VARIANCE: f64 = 12.0;
 
@@ -125,10 +131,10 @@ impl Likelihood {
         match spec.kind {
             LikelihoodKind::Bernoulli => Self::Bernoulli,
             LikelihoodKind::Gaussian | LikelihoodKind::Auto => builder.within("likelihood", |builder| Self::Gaussian {
-                log_variance: match spec.variance {
+                drift: match spec.variance {
                     Variance::Fixed | Variance::Auto => None,
-                    Variance::Shared => Some(builder.constant("log_variance", &[1], 0.0)),
-                    Variance::PerColumn => Some(builder.constant("log_variance", &[width], 0.0)),
+                    Variance::Shared => Some(builder.constant("log_variance_drift", &[1], 0.0)),
+                    Variance::PerColumn => Some(builder.constant("log_variance_drift", &[width], 0.0)),
                 },
             }),
         }
@@ -137,8 +143,9 @@ impl Likelihood {
     /// -log p(x given h) of each row; `output` is the decoder's, `[..., width]`, and `x` is `[rows, width]`.
     pub fn negative_log(&self, output: &Tensor, x: &Tensor) -> Tensor {
         match self {
-            Self::Gaussian { log_variance: None } => sum_columns(&(((x - output).square() + LN_2_PI) * 0.5)),
-            Self::Gaussian { log_variance: Some(log_variance) } => {
+            Self::Gaussian { drift: None } => sum_columns(&(((x - output).square() + LN_2_PI) * 0.5)),
+            Self::Gaussian { drift: Some(drift) } => {
+                let log_variance: Tensor = drift * UNIT + START;
                 let log_variance = log_variance.clamp(-LOG_VARIANCE, LOG_VARIANCE);
                 sum_columns(&(((x - output).square() * (-&log_variance).exp() + log_variance + LN_2_PI) * 0.5))
             }
@@ -179,7 +186,8 @@ mod tests {
 
     #[test]
     fn a_learned_variance_enters_the_density() {
-        let likelihood = Likelihood::Gaussian { log_variance: Some(Tensor::from_slice(&[0.25_f32.ln(), 4_f32.ln()])) };
+        let drift = [0.25_f64, 4.0].map(|variance| ((variance.ln() - START) / UNIT) as f32);
+        let likelihood = Likelihood::Gaussian { drift: Some(Tensor::from_slice(&drift)) };
         let loss = values(&likelihood.negative_log(&row(&[1.0, 2.0]), &row(&[0.0, 4.0])));
         // (1/0.25 + 4/4 + ln 0.25 + ln 4)/2 + ln 2π: the two logarithms cancel.
         assert!((f64::from(loss[0]) - (2.5 + LN_2_PI)).abs() < 1e-6, "{loss:?}");

@@ -35,7 +35,7 @@ impl Devices {
         let cuda_absence = match (cuda, opened) {
             (1.., _) => None,
             (0, Ok(())) => Some("libtorch has CUDA, and finds no NVIDIA driver or GPU".to_owned()),
-            (0, Err(fault)) => Some(format!("the CUDA library of libtorch is not installed ({fault})")),
+            (0, Err(fault)) => Some(fault),
         };
         Self { cuda, cuda_absence, threads: tch::get_num_threads().max(1) as u32, cpu: cpu_capability().to_owned() }
     }
@@ -69,7 +69,13 @@ fn open_cuda_library() -> Result<(), String> {
         let opened = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
         match opened {
             Ok(library) => std::mem::forget(library),
-            Err(fault) => *RESULT.lock().expect("nothing panics while it holds this") = Some(fault.to_string()),
+            Err(fault) => {
+                use std::error::Error;
+                let words = fault.source().map_or_else(|| fault.to_string(), ToString::to_string);
+                let absent = words.contains("libtorch_cuda.so: cannot open shared object file");
+                let why = if absent { "it was installed for the CPU; `make setup-cuda` adds CUDA".to_owned() } else { words };
+                *RESULT.lock().expect("nothing panics while it holds this") = Some(format!("libtorch has no CUDA here: {why}"));
+            }
         }
     });
     RESULT.lock().expect("nothing panics while it holds this").clone().map_or(Ok(()), Err)

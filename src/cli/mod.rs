@@ -1,0 +1,79 @@
+//! The command line.
+//!
+//! `serve` runs the server, `train` trains without one, `doctor` says what works on this machine. `trainer` is what the other
+//! two start for each job; it is hidden, because its messages are for programs.
+
+mod doctor;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+use crate::{app, jobs, telemetry};
+
+/// Training-as-a-service for autoencoders: upload data, train, then encode, decode, reconstruct and sample over HTTP.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve {
+        #[command(flatten)]
+        settings: Settings,
+        /// A TOML file with any of the settings above, with `_` for `-`: `workers = 2`.
+        #[arg(long, env = "LATENTE_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Train a model without a server: a file in, a safetensors model out.
+    Train(train::Train),
+    /// Say what works on this machine and what does not.
+    Doctor {
+        #[command(flatten)]
+        settings: Settings,
+        /// A TOML file with settings.
+        #[arg(long, env = "LATENTE_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Train what a directory says (started by the others).
+    #[command(hide = true)]
+    Trainer {
+        /// The directory with the request.
+        #[arg(required_unless_present = "probe")]
+        directory: Option<PathBuf>,
+        /// Only say what libtorch finds here.
+        #[arg(long)]
+        probe: bool,
+    },
+}
+
+/// Runs the command of this process.
+///
+/// # Errors
+/// For people: what went wrong.
+pub fn run() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Serve { settings, config } => {
+            let config = settings.with_file(config.as_deref())?.resolve()?;
+            telemetry::start(&config.log)?;
+            runtime()?.block_on(app::serve(config))
+        }
+        Command::Train(command) => runtime()?.block_on(command.run()),
+        Command::Doctor { settings, config } => {
+            let config = settings.with_file(config.as_deref())?.resolve()?;
+            runtime()?.block_on(doctor::run(&config))
+        }
+        Command::Trainer { probe: true, .. } => jobs::trainer::probe(),
+        Command::Trainer { directory, .. } => jobs::trainer::run(&directory.unwrap_or_default()),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}

@@ -1,0 +1,189 @@
+//! Training without a server: the same trainer process, with a progress bar in front of it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::data::{Format, IngestSpec, ingest};
+use crate::domain::id::DatasetId;
+use crate::domain::job::Progress;
+use crate::domain::metric::Metric;
+use crate::domain::refusal::Refusal;
+use crate::jobs::messages::{Message, Order, Request};
+use crate::jobs::process::{TrainerConfig, TrainerProcess};
+use crate::training::spec::TrainSpec;
+
+/// Rows of a file that is trained on from the command line, in bytes.
+const MOST_BYTES: u64 = 1 << 40;
+
+/// Train a model without a server.
+#[derive(Args, Debug)]
+pub(super) struct Train {
+    /// The file: CSV (plain or gzip) or NPY.
+    file: PathBuf,
+    /// The model file to write (safetensors).
+    #[arg(long, short, default_value = "model.safetensors")]
+    output: PathBuf,
+    /// The family: autoencoder, denoising or vae.
+    #[arg(long, default_value = "autoencoder")]
+    family: String,
+    /// The whole job spec as JSON, or `@file`; `dataset` may be left out, and --family is not used then.
+    #[arg(long, value_name = "JSON")]
+    spec: Option<String>,
+    /// Width of the code.
+    #[arg(long)]
+    latent: Option<u32>,
+    /// Passes over the training rows, at most.
+    #[arg(long)]
+    epochs: Option<u32>,
+    /// Everything random depends on it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// `csv` or `npy`; found by content when left out.
+    #[arg(long)]
+    format: Option<String>,
+    /// A column that is kept as a label and not fed to the model. May be repeated.
+    #[arg(long, value_name = "COLUMN")]
+    label: Vec<String>,
+    /// A column that is left out. May be repeated.
+    #[arg(long, value_name = "COLUMN")]
+    ignore: Vec<String>,
+    /// The image that the columns are the pixels of, such as 8x8.
+    #[arg(long)]
+    shape: Option<String>,
+    /// Threads of one operation. [default: the cores]
+    #[arg(long, env = "LATENTE_THREADS")]
+    threads: Option<usize>,
+    /// Where to write the figures of the model, as JSON.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+    /// No bar; for logs.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Train {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let scratch = tempfile::tempdir()?;
+        let rows_path = scratch.path().join("rows.f32");
+        let ingest_spec = IngestSpec {
+            format: self.format.as_deref().map(Format::parse).transpose().map_err(|fault| anyhow!("--format {fault}"))?,
+            labels: self.label.clone(),
+            ignored: self.ignore.clone(),
+            image: self.shape.as_deref().map(str::parse).transpose().map_err(|fault: String| anyhow!(fault))?,
+            ..IngestSpec::default()
+        };
+        let source = self.file.clone();
+        let target = rows_path.clone();
+        let ingested = tokio::task::spawn_blocking(move || ingest(&source, &target, &ingest_spec, MOST_BYTES))
+            .await?
+            .with_context(|| format!("{} was not understood", self.file.display()))?;
+        let spec = self.spec()?.resolve(&ingested.schema, ingested.rows).map_err(|refusal| faults(&refusal))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let trainer = TrainerConfig { executable: std::env::current_exe()?, threads: self.threads.unwrap_or(cores) };
+        let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows };
+        let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
+        let (metrics, artifact) = self.follow(process, request.spec.training.epochs).await?;
+        write_aside(&self.output, &artifact)?;
+        let figures: std::collections::BTreeMap<&str, f64> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+        if let Some(path) = &self.metrics {
+            write_aside(path, serde_json::to_string_pretty(&figures)?.as_bytes())?;
+        }
+        for (name, value) in &figures {
+            println!("{name:<28} {value:.6}");
+        }
+        println!("model written to {}", self.output.display());
+        Ok(())
+    }
+
+    fn spec(&self) -> anyhow::Result<TrainSpec> {
+        let mut json: serde_json::Value = match self.spec.as_deref() {
+            None => serde_json::json!({"model": {"family": self.family}}),
+            Some(text) => {
+                let text = match text.strip_prefix('@') {
+                    Some(path) => std::fs::read_to_string(path).with_context(|| format!("--spec: {path} cannot be read"))?,
+                    None => text.to_owned(),
+                };
+                serde_json::from_str(&text).context("--spec is not JSON")?
+            }
+        };
+        let object = json.as_object_mut().ok_or_else(|| anyhow!("--spec is not an object"))?;
+        object.entry("dataset").or_insert_with(|| DatasetId::new().to_string().into());
+        let mut set = |path: [&str; 3], value: Option<serde_json::Value>| -> anyhow::Result<()> {
+            let Some(value) = value else { return Ok(()) };
+            let mut place = &mut json;
+            for key in path.into_iter().filter(|key| !key.is_empty()) {
+                place = place.as_object_mut().ok_or_else(|| anyhow!("--spec: `{key}` is not in an object"))?.entry(key).or_insert_with(|| serde_json::json!({}));
+            }
+            *place = value;
+            Ok(())
+        };
+        set(["model", "settings", "latent"], self.latent.map(Into::into))?;
+        set(["training", "epochs", ""], self.epochs.map(Into::into))?;
+        set(["training", "seed", ""], self.seed.map(Into::into))?;
+        serde_path_to_error::deserialize(&json).map_err(|error| anyhow!("--spec: {}: {}", error.path(), error.inner()))
+    }
+
+    /// Shows progress until the trainer has ended.
+    async fn follow(&self, mut process: TrainerProcess, epochs: u32) -> anyhow::Result<(Vec<Metric>, Vec<u8>)> {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(u64::from(epochs)) };
+        bar.set_style(ProgressStyle::with_template("{bar:30} epoch {pos}/{len}  {msg}").expect("the template is right"));
+        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = process.receive(&mut batch) => {}
+                _ = &mut interrupted => bail!("interrupted; no model was written"),
+            }
+            if batch.is_empty() {
+                let (status, words) = process.end(false).await;
+                bail!("the trainer ended without a result ({}) {words}", status?);
+            }
+            for message in batch.drain(..) {
+                match message {
+                    Message::Progress(progress) => show(&bar, &progress),
+                    Message::Epoch { epoch, .. } => bar.set_position(u64::from(epoch)),
+                    Message::Warning { text } => bar.suspend(|| eprintln!("warning: {text}")),
+                    Message::Checkpoint { file, .. } => {
+                        let _ = process.take_file(&file).await;
+                        process.order(Order::Stored).await;
+                    }
+                    Message::Finished { metrics, file, .. } => {
+                        bar.finish();
+                        return Ok((metrics, process.take_file(&file).await?));
+                    }
+                    Message::Failed { error } => return Err(faults(&error)),
+                    Message::Stopped => bail!("the trainer was stopped"),
+                    Message::Started(_) => {}
+                }
+            }
+        }
+    }
+}
+
+fn show(bar: &ProgressBar, progress: &Progress) {
+    let part = |value: Option<f64>, digits: usize, unit: &str| value.map_or_else(String::new, |value| format!("{value:.digits$}{unit}  "));
+    bar.set_message(format!(
+        "loss {}{}{}",
+        part(progress.loss, 4, ""),
+        part(progress.rows_per_second, 0, " rows/s"),
+        part(progress.eta_seconds, 0, " s left")
+    ));
+}
+
+fn faults(refusal: &Refusal) -> anyhow::Error {
+    let lines: Vec<String> = refusal.errors.iter().map(|fault| format!("\n  {} {}", fault.pointer, fault.detail)).collect();
+    if lines.is_empty() { anyhow!("{}", refusal.detail) } else { anyhow!("the job is not allowed:{}", lines.concat()) }
+}
+
+/// Writes a file so that it is either whole or not there.
+fn write_aside(path: &Path, data: &[u8]) -> anyhow::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(|| format!("{} cannot be written", path.display()))?;
+    std::io::Write::write_all(&mut file, data)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The forms in which rows come and go: JSON, NPY and, for images, PNG.
+
+use std::io::Cursor;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb, RgbImage};
+use npyz::WriterBuilder;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{SerializeSeq, Serializer};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::error::{ApiError, internal};
+use crate::domain::limits::GRID_IMAGES;
+use crate::domain::refusal::{Code, Refusal};
+use crate::domain::shape::ImageShape;
+
+/// The media type of NPY.
+pub const NPY: &str = "application/x-npy";
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// `application/json`.
+    Json,
+    /// `application/x-npy`: the main matrix alone, as 32-bit floats.
+    Npy,
+    /// `image/png`: a grid, for models of images.
+    Png,
+}
+
+impl Form {
+    /// What the caller wants: `?format=`, else the first of the `Accept` header that is known, else JSON.
+    pub fn wanted(asked: Option<Self>, headers: &HeaderMap) -> Result<Self, ApiError> {
+        if let Some(form) = asked {
+            return Ok(form);
+        }
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+        let mut ranges: Vec<(&str, f32)> = accept
+            .split(',')
+            .map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let name = parts.next().unwrap_or("");
+                let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
+                (name, quality)
+            })
+            .filter(|(_, quality)| *quality > 0.0)
+            .collect();
+        ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let known = ranges.iter().find_map(|(name, _)| match *name {
+            "application/json" | "application/*" | "*/*" | "" => Some(Self::Json),
+            NPY => Some(Self::Npy),
+            "image/png" | "image/*" => Some(Self::Png),
+            _ => None,
+        });
+        known.ok_or_else(|| {
+            let detail = format!("`{accept}` names no form that is given here; there are application/json, {NPY} and, for images, image/png");
+            Refusal::new(Code::NotAcceptable, detail).into()
+        })
+    }
+}
+
+/// A row of a JSON body: values in the order of the columns, or by the name of the column. `null` is a missing value.
+#[derive(Debug)]
+pub enum RowInput {
+    /// In order.
+    Values(Vec<Option<f64>>),
+    /// By name.
+    Named(Vec<(String, Option<f64>)>),
+}
+
+impl<'de> Deserialize<'de> for RowInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Row;
+
+        impl<'de> Visitor<'de> for Row {
+            type Value = RowInput;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a row: an array of numbers, or an object by column name")
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<RowInput, S::Error> {
+                let mut values = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(4096));
+                while let Some(value) = seq.next_element()? {
+                    values.push(value);
+                }
+                Ok(RowInput::Values(values))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<RowInput, M::Error> {
+                let mut values = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    values.push(entry);
+                }
+                Ok(RowInput::Named(values))
+            }
+        }
+
+        deserializer.deserialize_any(Row)
+    }
+}
+
+/// Rows that lie one after the other, written as an array of arrays. What is not finite becomes `null`.
+pub struct Matrix<'a> {
+    /// The values.
+    pub values: &'a [f32],
+    /// Values in a row.
+    pub width: usize,
+}
+
+impl Serialize for Matrix<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut rows = serializer.serialize_seq(Some(self.values.len() / self.width.max(1)))?;
+        for row in self.values.chunks(self.width.max(1)) {
+            rows.serialize_element(row)?;
+        }
+        rows.end()
+    }
+}
+
+/// A JSON answer, written without going through a tree of values.
+pub fn json<T: Serialize>(value: &T) -> Result<Response, ApiError> {
+    let body = serde_json::to_vec(value).map_err(|error| internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+/// An NPY answer.
+pub fn npy(matrix: &Matrix<'_>) -> Result<Response, ApiError> {
+    let mut body = Vec::with_capacity(matrix.values.len() * 4 + 128);
+    let shape = [(matrix.values.len() / matrix.width.max(1)) as u64, matrix.width as u64];
+    let options = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(Cursor::new(&mut body));
+    let written = options.begin_nd().and_then(|mut writer| {
+        writer.extend(matrix.values.iter().copied())?;
+        writer.finish()
+    });
+    written.map_err(|error| internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(NPY))], body).into_response())
+}
+
+/// How pixel values become shades: `low` is black, `high` is white.
+#[derive(Clone, Copy, Debug)]
+pub struct Shades {
+    /// The value of black.
+    pub low: f32,
+    /// The value of white.
+    pub high: f32,
+}
+
+/// Images side by side, `across` in a line; small ones are enlarged.
+///
+/// # Errors
+/// There are none, or too many.
+pub fn grid(rows: &[f32], shape: ImageShape, shades: Shades, across: usize) -> Result<Vec<u8>, Refusal> {
+    const GAP: u32 = 2;
+    const SIDE: u32 = 48;
+    let pixels = shape.pixels().unwrap_or(0);
+    let count = rows.len() / pixels.max(1);
+    if count == 0 || count > GRID_IMAGES {
+        return Err(Refusal::new(Code::InvalidRequest, format!("{count} images do not make one picture; allowed are 1 to {GRID_IMAGES}")));
+    }
+    let zoom = (SIDE / shape.height.max(shape.width)).max(1);
+    let (tile_width, tile_height) = (shape.width * zoom + GAP, shape.height * zoom + GAP);
+    let (columns, lines) = (across.clamp(1, count) as u32, count.div_ceil(across.max(1)) as u32);
+    let background = Rgb([255, 255, 255]);
+    let mut picture: RgbImage = ImageBuffer::from_pixel(columns * tile_width + GAP, lines * tile_height + GAP, background);
+    let plane = (shape.height * shape.width) as usize;
+    let range = if shades.high > shades.low { shades.high - shades.low } else { 1.0 };
+    let shade = |value: f32| ((value - shades.low) / range * 255.0).round().clamp(0.0, 255.0) as u8;
+    for (index, image) in rows.chunks_exact(pixels).enumerate() {
+        let (left, top) = (GAP + (index as u32 % columns) * tile_width, GAP + (index as u32 / columns) * tile_height);
+        for y in 0..shape.height * zoom {
+            for x in 0..shape.width * zoom {
+                let at = ((y / zoom) * shape.width + x / zoom) as usize;
+                let channel = |channel: usize| shade(image[(channel % shape.channels as usize) * plane + at]);
+                picture.put_pixel(left + x, top + y, Rgb([channel(0), channel(1), channel(2)]));
+            }
+        }
+    }
+    let mut bytes = Vec::new();
+    image::codecs::png::PngEncoder::new(&mut bytes)
+        .write_image(&picture, picture.width(), picture.height(), ExtendedColorType::Rgb8)
+        .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+    Ok(bytes)
+}
+
+/// A PNG answer.
+pub fn png(bytes: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("image/png"))], bytes).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(accept: &'static str) -> Option<Form> {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+        Form::wanted(None, &headers).ok()
+    }
+
+    #[test]
+    fn the_accept_header_decides_by_quality() {
+        assert_eq!(wanted("*/*"), Some(Form::Json));
+        assert_eq!(wanted("application/x-npy"), Some(Form::Npy));
+        assert_eq!(wanted("application/json;q=0.1, image/png;q=0.9"), Some(Form::Png));
+        assert_eq!(wanted("image/avif,image/webp,image/*,*/*;q=0.8"), Some(Form::Png));
+        assert_eq!(wanted("text/html"), None);
+    }
+
+    #[test]
+    fn grids_have_a_tile_for_each_image() {
+        let shape = ImageShape { channels: 1, height: 2, width: 3 };
+        let rows = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0].repeat(5);
+        let bytes = grid(&rows, shape, Shades { low: 0.0, high: 5.0 }, 3).unwrap();
+        let picture = image::load_from_memory(&bytes).unwrap().to_rgb8();
+        assert_eq!(picture.dimensions(), (3 * 50 + 2, 2 * 34 + 2));
+        assert_eq!(picture.get_pixel(2, 2).0, [0, 0, 0]);
+        assert_eq!(picture.get_pixel(2 + 47, 2 + 31).0, [255, 255, 255]);
+        assert!(grid(&[], shape, Shades { low: 0.0, high: 1.0 }, 3).is_err());
+    }
+
+    #[test]
+    fn what_is_not_finite_becomes_null() {
+        let matrix = Matrix { values: &[1.0, f32::NAN, 0.5, f32::INFINITY], width: 2 };
+        assert_eq!(serde_json::to_string(&matrix).unwrap(), "[[1.0,null],[0.5,null]]");
+    }
+
+    #[test]
+    fn an_npy_answer_is_read_back() {
+        let matrix = Matrix { values: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], width: 3 };
+        let response = npy(&matrix).unwrap();
+        let body = tokio::runtime::Runtime::new().unwrap().block_on(axum::body::to_bytes(response.into_body(), 4096)).unwrap();
+        let (rows, width, values) = crate::data::npy::matrix(&body, 100).unwrap();
+        assert_eq!((rows, width, values.as_slice()), (2, 3, matrix.values));
+    }
+}

@@ -1,0 +1,154 @@
+//! The HTTP surface: the only axum.
+//!
+//! Handlers extract, check, make one call downwards and answer. Every address is in [`router`].
+
+pub mod datasets;
+pub mod error;
+pub mod extract;
+pub mod families;
+pub mod forms;
+pub mod health;
+pub mod inference;
+pub mod jobs;
+pub mod lists;
+pub mod models;
+pub mod openapi;
+pub mod server;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::Redirect;
+use axum::routing::get;
+use tokio::sync::Semaphore;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::domain::limits::EVENT_STREAMS;
+use crate::jobs::Jobs;
+use crate::serving::Inference;
+use crate::store::Store;
+use openapi::ApiDocument;
+
+/// What the operator set.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Bytes of one upload.
+    pub upload_bytes: u64,
+    /// Bytes of the rows of one dataset, after decompression.
+    pub dataset_bytes: u64,
+}
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The database and the files.
+    pub store: Store,
+    /// The queue.
+    pub jobs: Jobs,
+    /// The inference thread.
+    pub inference: Inference,
+    /// What the operator set.
+    pub config: Arc<HttpConfig>,
+    /// Uploads that are read at once.
+    ingesting: Arc<Semaphore>,
+    /// Event streams that are open at once.
+    streams: Arc<Semaphore>,
+}
+
+impl App {
+    /// Puts the floors below together.
+    pub fn new(store: Store, jobs: Jobs, inference: Inference, config: HttpConfig) -> Self {
+        Self {
+            store,
+            jobs,
+            inference,
+            config: Arc::new(config),
+            ingesting: Arc::new(Semaphore::new(2)),
+            streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
+        }
+    }
+}
+
+/// Every address, and the document that describes them.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(ApiDocument::openapi())
+        // POST GET          /v1/datasets
+        // GET DELETE        /v1/datasets/{id}
+        // GET               /v1/datasets/{id}/rows
+        .routes(routes!(datasets::create_dataset, datasets::list_datasets))
+        .routes(routes!(datasets::get_dataset, datasets::delete_dataset))
+        .routes(routes!(datasets::get_rows))
+        // POST GET          /v1/jobs
+        // GET               /v1/jobs/{id}
+        // POST              /v1/jobs/{id}/cancel
+        // GET               /v1/jobs/{id}/metrics
+        // GET               /v1/jobs/{id}/events
+        .routes(routes!(jobs::create_job, jobs::list_jobs))
+        .routes(routes!(jobs::get_job))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(jobs::get_metrics))
+        .routes(routes!(jobs::get_events))
+        // GET               /v1/models
+        // GET DELETE        /v1/models/{id}
+        // GET               /v1/models/{id}/artifacts/safetensors
+        // GET               /v1/models/{id}/artifacts/spec
+        .routes(routes!(models::list_models))
+        .routes(routes!(models::get_model, models::delete_model))
+        .routes(routes!(models::download_model))
+        .routes(routes!(models::get_model_spec))
+        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample
+        .routes(routes!(inference::get_encode, inference::post_encode))
+        .routes(routes!(inference::get_decode, inference::post_decode))
+        .routes(routes!(inference::get_reconstruct, inference::post_reconstruct))
+        .routes(routes!(inference::get_sample, inference::post_sample))
+        // GET               /v1/families
+        .routes(routes!(families::list_families))
+        // GET               /livez, /readyz, /version
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::version))
+    // Beside these: GET /openapi.json and /docs, and / which leads to /docs.
+}
+
+/// The API document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+/// The whole service.
+pub fn router(app: App) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let span = |request: &Request<_>| {
+        let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or("");
+        tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+    };
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .fallback(error::no_such_address)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(
+            ServiceBuilder::new()
+                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(TraceLayer::new_for_http().make_span_with(span))
+                .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+                .layer(axum::middleware::from_fn(error::render))
+                .layer(CatchPanicLayer::custom(error::panicked)),
+        )
+        .with_state(app)
+}
+
+/// Milliseconds since 1970 as RFC 3339.
+fn time(ms: i64) -> String {
+    chrono::DateTime::from_timestamp_millis(ms).unwrap_or_default().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}

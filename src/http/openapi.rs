@@ -1,0 +1,22 @@
+//! The API document, made from the code.
+
+use utoipa::OpenApi;
+
+/// Title, description and tags; paths and schemas come from the handlers.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "latente",
+        description = "Training-as-a-service for autoencoders: upload a dataset, post a job, watch it train, then encode, decode, reconstruct and sample.",
+        license(name = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "datasets", description = "Rows to train on"),
+        (name = "jobs", description = "Training"),
+        (name = "models", description = "What training makes"),
+        (name = "inference", description = "Questions to models"),
+        (name = "families", description = "What can be trained"),
+        (name = "operations", description = "The server itself")
+    )
+)]
+pub struct ApiDocument;
