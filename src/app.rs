@@ -21,7 +21,9 @@ const SHUTDOWN: Duration = Duration::from_secs(9);
 /// # Errors
 /// The directory is in use or cannot be written, or trainers cannot be started.
 pub async fn start(config: &ServerConfig) -> anyhow::Result<App> {
-    let store = Store::open(&config.data).await.with_context(|| format!("the data directory {} cannot be opened", config.data.display()))?;
+    let store = Store::open(&config.data)
+        .await
+        .with_context(|| format!("the data directory {} cannot be opened", config.data.display()))?;
     let inference = Inference::start(store.clone(), config.serving.clone())?;
     let jobs = Jobs::start(store.clone(), config.jobs.clone()).await?;
     Ok(App::new(store, jobs, inference, config.http.clone()))
@@ -34,7 +36,8 @@ pub async fn start(config: &ServerConfig) -> anyhow::Result<App> {
 /// The server could not be started.
 pub async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     let app = start(&config).await?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     announce(&config, &app, &listener)?;
     let stop = CancellationToken::new();
     let service = tokio::spawn(server::serve(listener, router(app.clone()), stop.clone()));

@@ -76,8 +76,10 @@ impl Settings {
     /// The file cannot be read or has a line that is not understood.
     pub fn with_file(self, path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(self) };
-        let text = std::fs::read_to_string(path).with_context(|| format!("the settings file {} cannot be read", path.display()))?;
-        let file: Self = toml::from_str(&text).with_context(|| format!("the settings file {} is not understood", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the settings file {} cannot be read", path.display()))?;
+        let file: Self =
+            toml::from_str(&text).with_context(|| format!("the settings file {} is not understood", path.display()))?;
         Ok(Self {
             listen: self.listen.or(file.listen),
             data: self.data.or(file.data),
@@ -100,17 +102,25 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let listen = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
         if !listen.ip().is_loopback() && !self.insecure {
-            bail!("--listen {listen} can be reached by others, and this version has no keys: anybody there could read and delete everything. Listen on 127.0.0.1, or add --insecure if the network is yours alone.");
+            bail!(
+                "--listen {listen} can be reached by others, and this version has no keys: anybody there could read and delete everything. Listen on 127.0.0.1, or add --insecure if the network is yours alone."
+            );
         }
         let workers = self.workers.unwrap_or(cores / 2).max(1);
         let threads = self.threads.unwrap_or(cores / workers).max(1);
-        for (name, value) in [("--workers", workers), ("--threads", threads), ("--inference-threads", self.inference_threads.unwrap_or(1))] {
+        for (name, value) in [
+            ("--workers", workers),
+            ("--threads", threads),
+            ("--inference-threads", self.inference_threads.unwrap_or(1)),
+        ] {
             if value > 1024 || value == 0 {
                 bail!("{name} is {value}; allowed are 1 to 1024");
             }
         }
         if workers * threads > cores {
-            eprintln!("warning: {workers} workers with {threads} threads each are more than the {cores} cores of this machine; training will be slower than with fewer");
+            eprintln!(
+                "warning: {workers} workers with {threads} threads each are more than the {cores} cores of this machine; training will be slower than with fewer"
+            );
         }
         let executable = std::env::current_exe().context("this program cannot find its own file")?;
         Ok(ServerConfig {

@@ -69,7 +69,12 @@ impl Train {
         let scratch = tempfile::tempdir()?;
         let rows_path = scratch.path().join("rows.f32");
         let ingest_spec = IngestSpec {
-            format: self.format.as_deref().map(Format::parse).transpose().map_err(|fault| anyhow!("--format {fault}"))?,
+            format: self
+                .format
+                .as_deref()
+                .map(Format::parse)
+                .transpose()
+                .map_err(|fault| anyhow!("--format {fault}"))?,
             labels: self.label.clone(),
             ignored: self.ignore.clone(),
             image: self.shape.as_deref().map(str::parse).transpose().map_err(|fault: String| anyhow!(fault))?,
@@ -87,7 +92,8 @@ impl Train {
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.training.epochs).await?;
         write_aside(&self.output, &artifact)?;
-        let figures: std::collections::BTreeMap<&str, f64> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+        let figures: std::collections::BTreeMap<&str, f64> =
+            metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
         if let Some(path) = &self.metrics {
             write_aside(path, serde_json::to_string_pretty(&figures)?.as_bytes())?;
         }
@@ -103,7 +109,9 @@ impl Train {
             None => serde_json::json!({"model": {"family": self.family}}),
             Some(text) => {
                 let text = match text.strip_prefix('@') {
-                    Some(path) => std::fs::read_to_string(path).with_context(|| format!("--spec: {path} cannot be read"))?,
+                    Some(path) => {
+                        std::fs::read_to_string(path).with_context(|| format!("--spec: {path} cannot be read"))?
+                    }
                     None => text.to_owned(),
                 };
                 serde_json::from_str(&text).context("--spec is not JSON")?
@@ -115,7 +123,11 @@ impl Train {
             let Some(value) = value else { return Ok(()) };
             let mut place = &mut json;
             for key in path.into_iter().filter(|key| !key.is_empty()) {
-                place = place.as_object_mut().ok_or_else(|| anyhow!("--spec: `{key}` is not in an object"))?.entry(key).or_insert_with(|| serde_json::json!({}));
+                place = place
+                    .as_object_mut()
+                    .ok_or_else(|| anyhow!("--spec: `{key}` is not in an object"))?
+                    .entry(key)
+                    .or_insert_with(|| serde_json::json!({}));
             }
             *place = value;
             Ok(())
@@ -129,7 +141,9 @@ impl Train {
     /// Shows progress until the trainer has ended.
     async fn follow(&self, mut process: TrainerProcess, epochs: u32) -> anyhow::Result<(Vec<Metric>, Vec<u8>)> {
         let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(u64::from(epochs)) };
-        bar.set_style(ProgressStyle::with_template("{bar:30} epoch {pos}/{len}  {msg}").expect("the template is right"));
+        bar.set_style(
+            ProgressStyle::with_template("{bar:30} epoch {pos}/{len}  {msg}").expect("the template is right"),
+        );
         let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         let mut batch = Vec::new();
         loop {
@@ -164,7 +178,9 @@ impl Train {
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {
-    let part = |value: Option<f64>, digits: usize, unit: &str| value.map_or_else(String::new, |value| format!("{value:.digits$}{unit}  "));
+    let part = |value: Option<f64>, digits: usize, unit: &str| {
+        value.map_or_else(String::new, |value| format!("{value:.digits$}{unit}  "))
+    };
     bar.set_message(format!(
         "loss {}{}{}",
         part(progress.loss, 4, ""),
@@ -174,14 +190,16 @@ fn show(bar: &ProgressBar, progress: &Progress) {
 }
 
 fn faults(refusal: &Refusal) -> anyhow::Error {
-    let lines: Vec<String> = refusal.errors.iter().map(|fault| format!("\n  {} {}", fault.pointer, fault.detail)).collect();
+    let lines: Vec<String> =
+        refusal.errors.iter().map(|fault| format!("\n  {} {}", fault.pointer, fault.detail)).collect();
     if lines.is_empty() { anyhow!("{}", refusal.detail) } else { anyhow!("the job is not allowed:{}", lines.concat()) }
 }
 
 /// Writes a file so that it is either whole or not there.
 fn write_aside(path: &Path, data: &[u8]) -> anyhow::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(|| format!("{} cannot be written", path.display()))?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(directory).with_context(|| format!("{} cannot be written", path.display()))?;
     std::io::Write::write_all(&mut file, data)?;
     file.as_file().sync_all()?;
     file.persist(path)?;

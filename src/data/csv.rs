@@ -67,7 +67,11 @@ impl<R: Read> Table<R> {
         for index in 0_u64.. {
             let line = record.position().map_or(0, csv::Position::line);
             if record.len() != width {
-                let detail = format!("(line {line}) has {} cells; {} has {width}", record.len(), if named { "the header" } else { "the first row" });
+                let detail = format!(
+                    "(line {line}) has {} cells; {} has {width}",
+                    record.len(),
+                    if named { "the header" } else { "the first row" }
+                );
                 faults.push(format!("/rows/{index}"), "ragged", detail);
             } else {
                 row.clear();
@@ -76,7 +80,8 @@ impl<R: Read> Table<R> {
                         Ok(number) => row.push(number),
                         Err(wrong) => {
                             let shown: String = String::from_utf8_lossy(cell).chars().take(40).collect();
-                            let detail = format!("(line {line}, column `{}`) is `{shown}`, {}", names[column], wrong.explain());
+                            let detail =
+                                format!("(line {line}, column `{}`) is `{shown}`, {}", names[column], wrong.explain());
                             faults.push(format!("/rows/{index}/columns/{column}"), wrong.code(), detail);
                         }
                     }
@@ -111,7 +116,11 @@ fn names(record: &csv::ByteRecord) -> Result<Vec<String>, DataError> {
             Ok("") => format!("c{column}"),
             Ok(name) => name.to_owned(),
             Err(_) => {
-                faults.push(format!("/columns/{column}"), "not_utf8", "has a name that is not UTF-8; save the file as UTF-8");
+                faults.push(
+                    format!("/columns/{column}"),
+                    "not_utf8",
+                    "has a name that is not UTF-8; save the file as UTF-8",
+                );
                 String::new()
             }
         })
@@ -206,7 +215,9 @@ fn refuse(pointer: &str, fault: &str, detail: impl Into<String>) -> DataError {
 fn wrong_bytes(error: io::Error, most_bytes: u64) -> DataError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Limit>()) {
         Some(Limit::Bytes) => return too_large(most_bytes).into(),
-        Some(Limit::Line) => return refuse("/", "line_too_long", format!("a line is longer than {LINE_BYTES} bytes: is this CSV?")),
+        Some(Limit::Line) => {
+            return refuse("/", "line_too_long", format!("a line is longer than {LINE_BYTES} bytes: is this CSV?"));
+        }
         None => {}
     }
     match error.kind() {
@@ -272,11 +283,10 @@ mod tests {
         let spec = IngestSpec { ignored: vec!["name".into()], labels: vec!["y".into()], ..IngestSpec::default() };
         let (ingested, rows) = with(&spec, b"name,x,y\nAda,1,0\nBob,2,1\n").unwrap();
         assert_eq!(rows, [[1.0, 0.0], [2.0, 1.0]]);
-        assert_eq!(ingested.schema.columns.iter().map(|column| column.role).collect::<Vec<_>>(), [
-            Role::Ignore,
-            Role::Feature,
-            Role::Label
-        ]);
+        assert_eq!(
+            ingested.schema.columns.iter().map(|column| column.role).collect::<Vec<_>>(),
+            [Role::Ignore, Role::Feature, Role::Label]
+        );
     }
 
     #[test]

@@ -133,7 +133,11 @@ pub(super) fn columns(names: Vec<String>, labels: &[String], ignored: &[String])
     let mut seen = std::collections::HashMap::new();
     for (position, name) in names.iter().enumerate() {
         if name.chars().count() > COLUMN_NAME_CHARS {
-            faults.push(format!("/columns/{position}"), "too_long", format!("has a name of more than {COLUMN_NAME_CHARS} characters"));
+            faults.push(
+                format!("/columns/{position}"),
+                "too_long",
+                format!("has a name of more than {COLUMN_NAME_CHARS} characters"),
+            );
         }
         if let Some(first) = seen.insert(name.as_str(), position) {
             let detail = format!("is called `{name}`, as column {first} already is (columns are counted from 0)");

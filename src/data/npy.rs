@@ -57,7 +57,10 @@ pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32
     let mut blocks = Blocks::open(std::io::Cursor::new(bytes), bytes.len() as u64)?;
     let (rows, width) = (blocks.rows as usize, blocks.width as usize);
     if rows == 0 || rows.saturating_mul(width) > most_values {
-        return Err(refuse("wrong_shape", format!("the array has {rows} rows of {width}; allowed are 1 row or more, and {most_values} values")));
+        return Err(refuse(
+            "wrong_shape",
+            format!("the array has {rows} rows of {width}; allowed are 1 row or more, and {most_values} values"),
+        ));
     }
     let values: Vec<f32> = blocks.read(0, rows as u64)?.into_iter().map(|value| value as f32).collect();
     if let Some(position) = values.iter().position(|value| !value.is_finite()) {
@@ -78,7 +81,10 @@ fn header(file: &mut (impl Read + Seek)) -> Result<(npyz::NpyHeader, u64), DataE
         _ => return Err(refuse("broken_header", "the NPY header is cut short or of an unknown version")),
     };
     if length > NPY_HEADER_BYTES {
-        return Err(refuse("broken_header", format!("the NPY header declares {length} bytes; allowed are {NPY_HEADER_BYTES}")));
+        return Err(refuse(
+            "broken_header",
+            format!("the NPY header declares {length} bytes; allowed are {NPY_HEADER_BYTES}"),
+        ));
     }
     let mut bytes = vec![0; text_start + length];
     file.rewind()?;
@@ -88,7 +94,10 @@ fn header(file: &mut (impl Read + Seek)) -> Result<(npyz::NpyHeader, u64), DataE
         return Err(refuse("broken_header", "the NPY header is cut short or nested too deeply"));
     }
     if text.windows(3).any(|part| part == b"'|O" || part == b"\"|O") {
-        return Err(refuse("pickled", "the array holds Python objects, which are pickles and are never loaded; save an array of numbers"));
+        return Err(refuse(
+            "pickled",
+            "the array holds Python objects, which are pickles and are never loaded; save an array of numbers",
+        ));
     }
     let header = npyz::NpyHeader::from_reader(&bytes[..])
         .map_err(|error| refuse("broken_header", format!("the NPY header cannot be read: {error}")))?;
@@ -109,21 +118,29 @@ fn read_most(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> 
 /// Rows and values per row.
 fn sizes(shape: &[u64]) -> Result<(u64, u64), DataError> {
     if shape.is_empty() || shape.len() > AXES {
-        let detail = format!("the array has {} axes; allowed are 1 to {AXES}, the first of which counts rows", shape.len());
+        let detail =
+            format!("the array has {} axes; allowed are 1 to {AXES}, the first of which counts rows", shape.len());
         return Err(refuse("wrong_shape", detail));
     }
     let width = shape[1..].iter().try_fold(1_u64, |product, side| product.checked_mul(*side));
     match width {
         Some(width @ 1..) if width <= COLUMNS as u64 => Ok((shape[0], width)),
-        _ => Err(refuse("wrong_shape", format!("the array has the shape {shape:?}; a row may have 1 to {COLUMNS} values"))),
+        _ => Err(refuse(
+            "wrong_shape",
+            format!("the array has the shape {shape:?}; a row may have 1 to {COLUMNS} values"),
+        )),
     }
 }
 
 fn image(shape: &[u64]) -> Option<ImageShape> {
     let side = |side: u64| u32::try_from(side).ok();
     match *shape {
-        [_, height, width] if height > 1 && width > 1 => Some(ImageShape { channels: 1, height: side(height)?, width: side(width)? }),
-        [_, channels @ (1 | 3), height, width] => Some(ImageShape { channels: side(channels)?, height: side(height)?, width: side(width)? }),
+        [_, height, width] if height > 1 && width > 1 => {
+            Some(ImageShape { channels: 1, height: side(height)?, width: side(width)? })
+        }
+        [_, channels @ (1 | 3), height, width] => {
+            Some(ImageShape { channels: side(channels)?, height: side(height)?, width: side(width)? })
+        }
         _ => None,
     }
 }
@@ -143,7 +160,9 @@ impl Value {
         };
         macro_rules! decode {
             ($number:ty) => {
-                |bytes| <$number>::from_le_bytes(bytes.try_into().expect("a value was sized above; this is a bug")) as f64
+                |bytes| {
+                    <$number>::from_le_bytes(bytes.try_into().expect("a value was sized above; this is a bug")) as f64
+                }
             };
         }
         let decode: fn(&[u8]) -> f64 = match (kind.type_char(), kind.size_field()) {
@@ -159,8 +178,14 @@ impl Value {
             (TypeChar::Float, 2) => |bytes| f64::from(half::f16::from_le_bytes([bytes[0], bytes[1]])),
             (TypeChar::Float, 4) => decode!(f32),
             (TypeChar::Float, 8) => decode!(f64),
-            (TypeChar::Object, _) => return Err("the array holds Python objects, which are pickles and are never loaded".to_owned()),
-            _ => return Err(format!("the array has the type {kind}; allowed are bool, integers and floats of 2, 4 or 8 bytes")),
+            (TypeChar::Object, _) => {
+                return Err("the array holds Python objects, which are pickles and are never loaded".to_owned());
+            }
+            _ => {
+                return Err(format!(
+                    "the array has the type {kind}; allowed are bool, integers and floats of 2, 4 or 8 bytes"
+                ));
+            }
         };
         Ok(Self { bytes: kind.size_field() as usize, big_endian: kind.endianness() == Endianness::Big, decode })
     }
@@ -191,13 +216,14 @@ impl<R: Read + Seek> Blocks<R> {
         let value = Value::of(&header.dtype()).map_err(|detail| refuse("not_real", detail))?;
         let shape = header.shape();
         let (rows, width) = sizes(shape)?;
-        let declared = rows
-            .checked_mul(width)
-            .and_then(|values| values.checked_mul(value.bytes as u64))
-            .ok_or_else(|| refuse("wrong_length", format!("the header declares the shape {shape:?}, which no file can hold")))?;
+        let declared =
+            rows.checked_mul(width).and_then(|values| values.checked_mul(value.bytes as u64)).ok_or_else(|| {
+                refuse("wrong_length", format!("the header declares the shape {shape:?}, which no file can hold"))
+            })?;
         let held = bytes - data_start;
         if declared != held {
-            let detail = format!("the header declares the shape {shape:?}, which takes {declared} bytes; {held} follow it");
+            let detail =
+                format!("the header declares the shape {shape:?}, which takes {declared} bytes; {held} follow it");
             return Err(refuse("wrong_length", detail));
         }
         Ok(Self { file, header, data_start, value, rows, width })

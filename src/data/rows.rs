@@ -67,7 +67,9 @@ impl RowWriter {
 pub(super) fn too_large(most_bytes: u64) -> Refusal {
     Refusal::new(
         Code::TooLarge,
-        format!("the dataset is larger than the {most_bytes} bytes that this server allows, counted after decompression"),
+        format!(
+            "the dataset is larger than the {most_bytes} bytes that this server allows, counted after decompression"
+        ),
     )
 }
 

@@ -36,15 +36,22 @@ impl FromStr for ImageShape {
 
     /// Reads `8x8` (grey) or `3x32x32`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let fault = || format!("`{text}` is not an image shape: write HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH, for example 8x8 or 3x32x32");
-        let sides: Vec<u32> = text.split('x').map(|side| side.trim().parse().map_err(|_| fault())).collect::<Result<_, _>>()?;
+        let fault = || {
+            format!(
+                "`{text}` is not an image shape: write HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH, for example 8x8 or 3x32x32"
+            )
+        };
+        let sides: Vec<u32> =
+            text.split('x').map(|side| side.trim().parse().map_err(|_| fault())).collect::<Result<_, _>>()?;
         let shape = match sides[..] {
             [height, width] => Self { channels: 1, height, width },
             [channels, height, width] => Self { channels, height, width },
             _ => return Err(fault()),
         };
         if sides.contains(&0) || !matches!(shape.channels, 1 | 3) {
-            return Err(format!("`{text}` is not a possible image: sides start at 1, and channels are 1 (grey) or 3 (colour)"));
+            return Err(format!(
+                "`{text}` is not a possible image: sides start at 1, and channels are 1 (grey) or 3 (colour)"
+            ));
         }
         Ok(shape)
     }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
@@ -127,7 +127,11 @@ impl UploadQuery {
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 201, body = DatasetView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn create_dataset(State(app): State<App>, Query(query): Query<UploadQuery>, request: Request) -> Result<Response, ApiError> {
+pub async fn create_dataset(
+    State(app): State<App>,
+    Query(query): Query<UploadQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let (name, spec) = query.read()?;
     let scratch = app.store.scratch()?;
     let upload = scratch.path("upload");
@@ -156,7 +160,11 @@ async fn read_upload(app: &App, spec: IngestSpec, scratch: Scratch) -> Result<(I
 }
 
 async fn receive(request: Request, path: &Path, most: u64) -> Result<(), ApiError> {
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
     if declared.is_some_and(|bytes: u64| bytes > most) {
         return Err(upload_too_large(most));
     }
@@ -165,7 +173,9 @@ async fn receive(request: Request, path: &Path, most: u64) -> Result<(), ApiErro
 }
 
 async fn receive_multipart(request: Request, path: &Path, most: u64) -> Result<(), ApiError> {
-    let invalid = |error: &dyn std::fmt::Display| -> ApiError { Refusal::new(Code::InvalidRequest, format!("the form cannot be read: {error}")).into() };
+    let invalid = |error: &dyn std::fmt::Display| -> ApiError {
+        Refusal::new(Code::InvalidRequest, format!("the form cannot be read: {error}")).into()
+    };
     // The file is counted while it is written; axum's own limit on bodies does not apply to it.
     let mut request = request;
     axum::extract::DefaultBodyLimit::disable().apply(&mut request);
@@ -223,7 +233,10 @@ pub struct ListQuery {
     get, path = "/v1/datasets", tag = "datasets", params(ListQuery),
     responses((status = 200, body = List<DatasetView>), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn list_datasets(State(app): State<App>, Query(query): Query<ListQuery>) -> Result<Json<List<DatasetView>>, ApiError> {
+pub async fn list_datasets(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<List<DatasetView>>, ApiError> {
     let paged = app.store.datasets(&page(query.limit, query.after)?).await?;
     Ok(Json(List::new(paged, DatasetView::from, |dataset| dataset.id.to_string())))
 }
@@ -275,7 +288,12 @@ struct RowsView<'a> {
     get, path = "/v1/datasets/{id}/rows", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset"), RowsQuery),
     responses((status = 200, description = "`columns` and `rows`, or an NPY matrix", body = Object), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_rows(State(app): State<App>, Id(id): Id<DatasetId>, Query(query): Query<RowsQuery>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get_rows(
+    State(app): State<App>,
+    Id(id): Id<DatasetId>,
+    Query(query): Query<RowsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, &headers)?;
     let limit = query.limit.unwrap_or(PAGE_ROWS);
     let mut faults = Faults::new();
@@ -290,7 +308,8 @@ pub async fn get_rows(State(app): State<App>, Id(id): Id<DatasetId>, Query(query
         let file = RowFile::open(&path, width, count)?;
         Ok((first..last).flat_map(|row| file.row(row as usize).to_vec()).collect())
     };
-    let values = tokio::task::spawn_blocking(read).await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+    let values =
+        tokio::task::spawn_blocking(read).await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
     let rows = Matrix { values: &values, width };
     match form {
         Form::Json => {
@@ -298,6 +317,8 @@ pub async fn get_rows(State(app): State<App>, Id(id): Id<DatasetId>, Query(query
             forms::json(&RowsView { columns, rows, offset: first, total: dataset.rows })
         }
         Form::Npy => forms::npy(&rows),
-        Form::Png => Err(Refusal::new(Code::NotAcceptable, "rows are given as application/json or application/x-npy").into()),
+        Form::Png => {
+            Err(Refusal::new(Code::NotAcceptable, "rows are given as application/json or application/x-npy").into())
+        }
     }
 }

@@ -45,9 +45,11 @@ pub struct ApiError(Refusal);
 fn status(code: Code) -> StatusCode {
     match code {
         Code::InvalidJson => StatusCode::BAD_REQUEST,
-        Code::InvalidRequest | Code::InvalidDataset | Code::MissingValues | Code::DeviceUnavailable | Code::Diverged => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Code::InvalidRequest
+        | Code::InvalidDataset
+        | Code::MissingValues
+        | Code::DeviceUnavailable
+        | Code::Diverged => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -116,7 +118,8 @@ impl IntoResponse for ApiError {
 
 /// Writes the bodies of refusals.
 pub async fn render(request: Request, next: Next) -> Response {
-    let request_id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok().map(str::to_owned));
+    let request_id =
+        request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok().map(str::to_owned));
     let mut response = next.run(request).await;
     let Some(refusal) = response.extensions_mut().remove::<Refusal>() else { return response };
     let Refusal { code, detail, errors } = refusal;
@@ -146,16 +149,26 @@ pub async fn render(request: Request, next: Next) -> Response {
 
 /// There is nothing at this address.
 pub async fn no_such_address(request: Request) -> ApiError {
-    ApiError(Refusal::new(Code::NotFound, format!("there is nothing at {}; /docs lists the addresses", request.uri().path())))
+    ApiError(Refusal::new(
+        Code::NotFound,
+        format!("there is nothing at {}; /docs lists the addresses", request.uri().path()),
+    ))
 }
 
 /// The address is there, but not for this method.
 pub async fn no_such_method(request: Request) -> ApiError {
-    ApiError(Refusal::new(Code::MethodNotAllowed, format!("{} does not take {}", request.uri().path(), request.method())))
+    ApiError(Refusal::new(
+        Code::MethodNotAllowed,
+        format!("{} does not take {}", request.uri().path(), request.method()),
+    ))
 }
 
 /// A handler panicked: a bug, but the server goes on.
 pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
-    let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+    let words = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("?");
     internal(&format_args!("a handler panicked: {words}")).into_response()
 }

@@ -27,9 +27,13 @@ impl<S: Send + Sync, T: std::str::FromStr<Err: Display>> FromRequestParts<S> for
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let params = RawPathParams::from_request_parts(parts, state).await;
-        let text = params.ok().and_then(|params| params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned()));
+        let text = params
+            .ok()
+            .and_then(|params| params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned()));
         let text = text.unwrap_or_default();
-        text.parse().map(Self).map_err(|error: T::Err| Refusal::at(Code::NotFound, "{id}", "not_an_id", error.to_string()).into())
+        text.parse()
+            .map(Self)
+            .map_err(|error: T::Err| Refusal::at(Code::NotFound, "{id}", "not_an_id", error.to_string()).into())
     }
 }
 
@@ -164,7 +168,11 @@ pub async fn read_body(body: Body, most: usize) -> Result<Bytes, ApiError> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(inner) = cause {
             if inner.is::<LengthLimitError>() {
-                return Refusal::new(Code::TooLarge, format!("the body is larger than the {most} bytes that are allowed here")).into();
+                return Refusal::new(
+                    Code::TooLarge,
+                    format!("the body is larger than the {most} bytes that are allowed here"),
+                )
+                .into();
             }
             cause = inner.source();
         }

@@ -43,7 +43,8 @@ impl Form {
             .map(|range| {
                 let mut parts = range.split(';').map(str::trim);
                 let name = parts.next().unwrap_or("");
-                let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
+                let quality =
+                    parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
                 (name, quality)
             })
             .filter(|(_, quality)| *quality > 0.0)
@@ -159,13 +160,17 @@ pub fn grid(rows: &[f32], shape: ImageShape, shades: Shades, across: usize) -> R
     let pixels = shape.pixels().unwrap_or(0);
     let count = rows.len() / pixels.max(1);
     if count == 0 || count > GRID_IMAGES {
-        return Err(Refusal::new(Code::InvalidRequest, format!("{count} images do not make one picture; allowed are 1 to {GRID_IMAGES}")));
+        return Err(Refusal::new(
+            Code::InvalidRequest,
+            format!("{count} images do not make one picture; allowed are 1 to {GRID_IMAGES}"),
+        ));
     }
     let zoom = (SIDE / shape.height.max(shape.width)).max(1);
     let (tile_width, tile_height) = (shape.width * zoom + GAP, shape.height * zoom + GAP);
     let (columns, lines) = (across.clamp(1, count) as u32, count.div_ceil(across.max(1)) as u32);
     let background = Rgb([255, 255, 255]);
-    let mut picture: RgbImage = ImageBuffer::from_pixel(columns * tile_width + GAP, lines * tile_height + GAP, background);
+    let mut picture: RgbImage =
+        ImageBuffer::from_pixel(columns * tile_width + GAP, lines * tile_height + GAP, background);
     let plane = (shape.height * shape.width) as usize;
     let range = if shades.high > shades.low { shades.high - shades.low } else { 1.0 };
     let shade = |value: f32| ((value - shades.low) / range * 255.0).round().clamp(0.0, 255.0) as u8;
@@ -231,7 +236,8 @@ mod tests {
     fn an_npy_answer_is_read_back() {
         let matrix = Matrix { values: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], width: 3 };
         let response = npy(&matrix).unwrap();
-        let body = tokio::runtime::Runtime::new().unwrap().block_on(axum::body::to_bytes(response.into_body(), 4096)).unwrap();
+        let body =
+            tokio::runtime::Runtime::new().unwrap().block_on(axum::body::to_bytes(response.into_body(), 4096)).unwrap();
         let (rows, width, values) = crate::data::npy::matrix(&body, 100).unwrap();
         assert_eq!((rows, width, values.as_slice()), (2, 3, matrix.values));
     }

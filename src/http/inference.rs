@@ -114,7 +114,12 @@ struct RowsView<'a> {
 /// Encode rows of a dataset, or small inline ones: one code a row, with its spread where the encoder is stochastic.
 #[utoipa::path(get, path = "/v1/models/{id}/encode", tag = "inference", params(("id" = String, Path, description = "The id of a model"), RowsQuery),
     responses((status = 200, description = "`codes` and `spread`, or an NPY matrix of codes", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get_encode(State(app): State<App>, Id(id): Id<ModelId>, Query(query): Query<RowsQuery>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get_encode(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<RowsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, &headers)?;
     let model = app.store.model(id).await?;
     let rows = referenced_rows(&app, &model, query).await?;
@@ -124,7 +129,12 @@ pub async fn get_encode(State(app): State<App>, Id(id): Id<ModelId>, Query(query
 /// Encode rows: one code a row, with its spread where the encoder is stochastic.
 #[utoipa::path(post, path = "/v1/models/{id}/encode", tag = "inference", params(("id" = String, Path, description = "The id of a model"), FormQuery), request_body = RowsBody,
     responses((status = 200, description = "`codes` and `spread`, or an NPY matrix of codes", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn post_encode(State(app): State<App>, Id(id): Id<ModelId>, Query(query): Query<FormQuery>, request: Request) -> Result<Response, ApiError> {
+pub async fn post_encode(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<FormQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, request.headers())?;
     let model = app.store.model(id).await?;
     let rows = body_rows(&model, request).await?;
@@ -136,20 +146,35 @@ async fn encode(app: &App, model: &Model, rows: Vec<f32>, form: Form) -> Result<
     let width = latent(model);
     let codes = Matrix { values: &values, width };
     match form {
-        Form::Json => forms::json(&CodesView { codes, spread: beside.as_deref().map(|values| Matrix { values, width }) }),
+        Form::Json => {
+            forms::json(&CodesView { codes, spread: beside.as_deref().map(|values| Matrix { values, width }) })
+        }
         Form::Npy => forms::npy(&codes),
-        Form::Png => Err(Refusal::new(Code::NotAcceptable, "codes are given as application/json or application/x-npy").into()),
+        Form::Png => {
+            Err(Refusal::new(Code::NotAcceptable, "codes are given as application/json or application/x-npy").into())
+        }
     }
 }
 
 /// Decode a small inline code: one row a code, in the user's units.
 #[utoipa::path(get, path = "/v1/models/{id}/decode", tag = "inference", params(("id" = String, Path, description = "The id of a model"), RowsQuery),
     responses((status = 200, description = "`rows`, an NPY matrix, or a PNG", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get_decode(State(app): State<App>, Id(id): Id<ModelId>, Query(query): Query<RowsQuery>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get_decode(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<RowsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, &headers)?;
     let model = app.store.model(id).await?;
     if query.dataset.is_some() || query.rows.is_some() {
-        return Err(Refusal::at(Code::InvalidRequest, "?dataset", "not_allowed", "names rows; decode takes codes, as `x`").into());
+        return Err(Refusal::at(
+            Code::InvalidRequest,
+            "?dataset",
+            "not_allowed",
+            "names rows; decode takes codes, as `x`",
+        )
+        .into());
     }
     let codes = inline_rows(&query.x, latent(&model))?;
     decode(&app, &model, codes, form).await
@@ -158,7 +183,12 @@ pub async fn get_decode(State(app): State<App>, Id(id): Id<ModelId>, Query(query
 /// Decode codes: one row a code, in the user's units.
 #[utoipa::path(post, path = "/v1/models/{id}/decode", tag = "inference", params(("id" = String, Path, description = "The id of a model"), FormQuery), request_body = CodesBody,
     responses((status = 200, description = "`rows`, an NPY matrix, or a PNG", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn post_decode(State(app): State<App>, Id(id): Id<ModelId>, Query(query): Query<FormQuery>, request: Request) -> Result<Response, ApiError> {
+pub async fn post_decode(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<FormQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, request.headers())?;
     let model = app.store.model(id).await?;
     let width = latent(&model);
@@ -182,7 +212,12 @@ async fn decode(app: &App, model: &Model, codes: Vec<f32>, form: Form) -> Result
 /// Send rows of a dataset, or small inline ones, through the code and back. As PNG: originals over reconstructions.
 #[utoipa::path(get, path = "/v1/models/{id}/reconstruct", tag = "inference", params(("id" = String, Path, description = "The id of a model"), RowsQuery),
     responses((status = 200, description = "`rows` and `errors`, an NPY matrix, or a PNG", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get_reconstruct(State(app): State<App>, Id(id): Id<ModelId>, Query(query): Query<RowsQuery>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get_reconstruct(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<RowsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, &headers)?;
     let model = app.store.model(id).await?;
     let rows = referenced_rows(&app, &model, query).await?;
@@ -192,7 +227,12 @@ pub async fn get_reconstruct(State(app): State<App>, Id(id): Id<ModelId>, Query(
 /// Send rows through the code and back: what the model makes of them, and the mean squared error of each in scaled units.
 #[utoipa::path(post, path = "/v1/models/{id}/reconstruct", tag = "inference", params(("id" = String, Path, description = "The id of a model"), FormQuery), request_body = RowsBody,
     responses((status = 200, description = "`rows` and `errors`, an NPY matrix, or a PNG", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn post_reconstruct(State(app): State<App>, Id(id): Id<ModelId>, Query(query): Query<FormQuery>, request: Request) -> Result<Response, ApiError> {
+pub async fn post_reconstruct(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<FormQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(query.format, request.headers())?;
     let model = app.store.model(id).await?;
     let rows = body_rows(&model, request).await?;
@@ -208,7 +248,12 @@ async fn reconstruct(app: &App, model: &Model, rows: Vec<f32>, form: Form) -> Re
 /// Draw new rows: `?n=16&seed=7`.
 #[utoipa::path(get, path = "/v1/models/{id}/sample", tag = "inference", params(("id" = String, Path, description = "The id of a model"), SampleSpec),
     responses((status = 200, description = "`rows`, an NPY matrix, or a PNG", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get_sample(State(app): State<App>, Id(id): Id<ModelId>, Query(spec): Query<SampleSpec>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get_sample(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(spec): Query<SampleSpec>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let form = Form::wanted(spec.format, &headers)?;
     let model = app.store.model(id).await?;
     sample(&app, &model, &spec, form, "?").await
@@ -249,7 +294,13 @@ fn width(model: &Model) -> usize {
 }
 
 /// Rows as JSON, NPY or PNG. With originals a picture has each of them over its row.
-fn answer_rows(model: &Model, values: &[f32], errors: Option<&[f32]>, form: Form, originals: Option<&[f32]>) -> Result<Response, ApiError> {
+fn answer_rows(
+    model: &Model,
+    values: &[f32],
+    errors: Option<&[f32]>,
+    form: Form,
+    originals: Option<&[f32]>,
+) -> Result<Response, ApiError> {
     let rows = Matrix { values, width: width(model) };
     match form {
         Form::Json => forms::json(&RowsView { rows, errors }),
@@ -289,7 +340,10 @@ fn picture(model: &Model, values: &[f32], originals: Option<&[f32]>) -> Result<R
 fn check_answer_size(rows: usize, model: &Model) -> Result<(), Refusal> {
     let values = rows.saturating_mul(width(model));
     if values > INFERENCE_VALUES {
-        let detail = format!("{rows} rows of {} columns are more than the {INFERENCE_VALUES} values of one answer; ask for fewer", width(model));
+        let detail = format!(
+            "{rows} rows of {} columns are more than the {INFERENCE_VALUES} values of one answer; ask for fewer",
+            width(model)
+        );
         return Err(Refusal::new(Code::InvalidRequest, detail));
     }
     Ok(())
@@ -318,7 +372,12 @@ fn read_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError>
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         if error.inner().is_data() {
-            return ApiError::from(Refusal::at(Code::InvalidRequest, pointer(error.path()), "invalid", error.inner().to_string()));
+            return ApiError::from(Refusal::at(
+                Code::InvalidRequest,
+                pointer(error.path()),
+                "invalid",
+                error.inner().to_string(),
+            ));
         }
         invalid_json(error.inner())
     })?;
@@ -351,7 +410,11 @@ fn npy_rows(body: &[u8], what: &str, width: usize) -> Result<Vec<f32>, ApiError>
 fn flatten(rows: Vec<RowInput>, what: &str, width: usize, names: &[&str]) -> Result<Vec<f32>, Refusal> {
     let mut faults = Faults::new();
     if rows.is_empty() || rows.len() > INFERENCE_ROWS {
-        faults.push(format!("/{what}"), "wrong_length", format!("has {} {what}; allowed are 1 to {INFERENCE_ROWS}", rows.len()));
+        faults.push(
+            format!("/{what}"),
+            "wrong_length",
+            format!("has {} {what}; allowed are 1 to {INFERENCE_ROWS}", rows.len()),
+        );
         faults.into_result(Code::InvalidRequest)?;
         unreachable!("a fault was pushed");
     }
@@ -364,7 +427,11 @@ fn flatten(rows: Vec<RowInput>, what: &str, width: usize, names: &[&str]) -> Res
                 }
             }
             RowInput::Values(row) => {
-                faults.push(format!("/{what}/{index}"), "wrong_width", format!("has {} values; this model takes {width}", row.len()));
+                faults.push(
+                    format!("/{what}/{index}"),
+                    "wrong_width",
+                    format!("has {} values; this model takes {width}", row.len()),
+                );
             }
             RowInput::Named(_) if names.is_empty() => {
                 faults.push(format!("/{what}/{index}"), "wrong_type", "is an object; codes are arrays of numbers");
@@ -381,7 +448,9 @@ fn named(row: Vec<(String, Option<f64>)>, names: &[&str], values: &mut Vec<f32>,
     for name in names {
         match given.remove(*name) {
             Some(value) => values.push(number(value, faults, || format!("{place}/{name}"))),
-            None => faults.push(format!("{place}/{name}"), "missing", "is missing; a row names every column of the model"),
+            None => {
+                faults.push(format!("{place}/{name}"), "missing", "is missing; a row names every column of the model")
+            }
         }
     }
     let mut unknown: Vec<String> = given.into_keys().collect();
@@ -410,29 +479,52 @@ async fn referenced_rows(app: &App, model: &Model, query: RowsQuery) -> Result<V
     };
     let Some(id) = query.dataset else {
         if query.x.is_empty() {
-            return Err(invalid("?dataset", "missing", &"is missing: name rows by `dataset` and `rows`, or give them as `x`"));
+            return Err(invalid(
+                "?dataset",
+                "missing",
+                &"is missing: name rows by `dataset` and `rows`, or give them as `x`",
+            ));
         }
         return Ok(inline_rows(&query.x, width(model))?);
     };
     if !query.x.is_empty() {
         return Err(invalid("?x", "conflict", &"goes without `dataset`"));
     }
-    let dataset = app.store.dataset(id).await.map_err(|_| invalid("?dataset", "not_found", &format!("is {id}, and there is no dataset of this id")))?;
+    let dataset = app
+        .store
+        .dataset(id)
+        .await
+        .map_err(|_| invalid("?dataset", "not_found", &format!("is {id}, and there is no dataset of this id")))?;
     let theirs = dataset.schema.feature_columns().map(|column| &column.name);
     if !theirs.eq(model.schema.feature_columns().map(|column| &column.name)) {
-        return Err(invalid("?dataset", "wrong_columns", &"does not have the feature columns that this model was trained on"));
+        return Err(invalid(
+            "?dataset",
+            "wrong_columns",
+            &"does not have the feature columns that this model was trained on",
+        ));
     }
-    let (first, last) = range(query.rows.as_deref().unwrap_or("0-31"), query.rows.is_none(), dataset.rows).map_err(|detail| invalid("?rows", "out_of_range", &detail))?;
+    let (first, last) = range(query.rows.as_deref().unwrap_or("0-31"), query.rows.is_none(), dataset.rows)
+        .map_err(|detail| invalid("?rows", "out_of_range", &detail))?;
     let (kept, features) = (dataset.schema.kept().count(), dataset.schema.features());
     let (path, count) = (app.store.rows_path(id), dataset.rows);
     let read = move || -> std::io::Result<Vec<f32>> {
         let file = RowFile::open(&path, kept, count)?;
-        Ok((first..=last).flat_map(|row| features.iter().map(move |feature| (row, *feature))).map(|(row, feature)| file.row(row)[feature]).collect())
+        Ok((first..=last)
+            .flat_map(|row| features.iter().map(move |feature| (row, *feature)))
+            .map(|(row, feature)| file.row(row)[feature])
+            .collect())
     };
-    let values = tokio::task::spawn_blocking(read).await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+    let values =
+        tokio::task::spawn_blocking(read).await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
     if let Some(position) = values.iter().position(|value| value.is_nan()) {
         let (row, column) = (first + position / width(model), position % width(model));
-        return Err(invalid("?rows", "missing_value", &format!("includes row {row}, which has no value in feature column {column}; this model takes no missing values")));
+        return Err(invalid(
+            "?rows",
+            "missing_value",
+            &format!(
+                "includes row {row}, which has no value in feature column {column}; this model takes no missing values"
+            ),
+        ));
     }
     Ok(values)
 }
@@ -462,9 +554,17 @@ fn inline_rows(rows: &[String], width: usize) -> Result<Vec<f32>, Refusal> {
     }
     let mut values = Vec::new();
     for (index, row) in rows.iter().enumerate() {
-        let parsed: Vec<f32> = row.split(',').filter_map(|cell| cell.trim().parse().ok()).filter(|value: &f32| value.is_finite()).collect();
+        let parsed: Vec<f32> = row
+            .split(',')
+            .filter_map(|cell| cell.trim().parse().ok())
+            .filter(|value: &f32| value.is_finite())
+            .collect();
         if parsed.len() != width || row.split(',').count() != width {
-            faults.push("?x", "wrong_width", format!("(number {index}) is not {width} finite numbers with commas between"));
+            faults.push(
+                "?x",
+                "wrong_width",
+                format!("(number {index}) is not {width} finite numbers with commas between"),
+            );
         }
         values.extend(parsed);
     }
@@ -491,7 +591,8 @@ mod tests {
     fn rows_may_be_named_or_in_order_and_every_fault_is_told() {
         let body: RowsBody = read_json(br#"{"rows": [[1, 2], {"b": 4, "a": 3}]}"#).unwrap_or_else(|_| panic!());
         assert_eq!(flatten(body.rows, "rows", 2, &["a", "b"]).unwrap(), [1.0, 2.0, 3.0, 4.0]);
-        let body: RowsBody = read_json(br#"{"rows": [[1], {"a": 3, "z": 0}, [null, 1e300]]}"#).unwrap_or_else(|_| panic!());
+        let body: RowsBody =
+            read_json(br#"{"rows": [[1], {"a": 3, "z": 0}, [null, 1e300]]}"#).unwrap_or_else(|_| panic!());
         let refusal = flatten(body.rows, "rows", 2, &["a", "b"]).unwrap_err();
         let pointers: Vec<&str> = refusal.errors.iter().map(|fault| fault.pointer.as_str()).collect();
         assert_eq!(pointers, ["/rows/0", "/rows/1/b", "/rows/1/z", "/rows/2/0", "/rows/2/1"]);

@@ -23,10 +23,10 @@ use crate::domain::id::{DatasetId, JobId, ModelId};
 use crate::domain::job::{JobStatus, Progress, StopReason};
 use crate::domain::limits::{METRIC_POINTS_MOST, PAGE_ITEMS_MOST, WAIT_SECONDS_MOST};
 use crate::domain::refusal::{Category, Code, Fault, Faults, Refusal};
+use crate::store::StoreError;
 use crate::store::events::Event;
 use crate::store::jobs::{Job, JobFilter, unknown_dataset};
 use crate::store::metrics::Series;
-use crate::store::StoreError;
 use crate::training::spec::TrainSpec;
 
 /// Why a job failed.
@@ -95,7 +95,12 @@ impl JobView {
             progress: live.or(job.progress),
             metrics: job.metrics,
             stop_reason: job.stop_reason,
-            error: job.error.map(|Refusal { code, detail, errors }| JobErrorView { code, category: code.category(), detail, errors }),
+            error: job.error.map(|Refusal { code, detail, errors }| JobErrorView {
+                code,
+                category: code.category(),
+                detail,
+                errors,
+            }),
             model_id: job.model_id,
             dataset_id: job.dataset_id,
             attempt: job.attempt,
@@ -116,7 +121,11 @@ impl JobView {
     params(("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
     responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn create_job(State(app): State<App>, headers: HeaderMap, body: Lenient<TrainSpec>) -> Result<Response, ApiError> {
+pub async fn create_job(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Lenient<TrainSpec>,
+) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
     let mut faults = body.faults;
     if let (Some(spec), false) = (&body.value, faults.is_empty()) {
@@ -138,7 +147,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=200).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(Refusal::at(Code::InvalidRequest, "Idempotency-Key", "invalid", "is not 1 to 200 characters of plain text")),
+        _ => Err(Refusal::at(
+            Code::InvalidRequest,
+            "Idempotency-Key",
+            "invalid",
+            "is not 1 to 200 characters of plain text",
+        )),
     }
 }
 
@@ -167,7 +181,10 @@ pub struct ListQuery {
     get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
     responses((status = 200, body = List<JobView>), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn list_jobs(State(app): State<App>, Query(query): Query<ListQuery>) -> Result<Json<List<JobView>>, ApiError> {
+pub async fn list_jobs(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<List<JobView>>, ApiError> {
     let filter = JobFilter { status: query.status, family: query.family, dataset: query.dataset };
     let paged = app.store.jobs(&page(query.limit, query.after)?, &filter).await?;
     Ok(Json(List::new(paged, |job| JobView::new(&app, job), |job| job.id.to_string())))
@@ -187,7 +204,11 @@ pub struct WaitQuery {
     get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The id of a job"), WaitQuery),
     responses((status = 200, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_job(State(app): State<App>, Id(id): Id<JobId>, Query(query): Query<WaitQuery>) -> Result<Json<JobView>, ApiError> {
+pub async fn get_job(
+    State(app): State<App>,
+    Id(id): Id<JobId>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Json<JobView>, ApiError> {
     let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?;
     // News that come after this line are seen, so nothing is missed between the two looks.
     let mut news = app.jobs.feed().follow(id);
@@ -213,7 +234,8 @@ pub async fn get_job(State(app): State<App>, Id(id): Id<JobId>, Query(query): Qu
 }
 
 fn parse_wait(text: &str) -> Result<Duration, Refusal> {
-    let seconds = text.strip_suffix('s').unwrap_or(text).parse::<u64>().ok().filter(|seconds| *seconds <= WAIT_SECONDS_MOST);
+    let seconds =
+        text.strip_suffix('s').unwrap_or(text).parse::<u64>().ok().filter(|seconds| *seconds <= WAIT_SECONDS_MOST);
     seconds.map(Duration::from_secs).ok_or_else(|| {
         let detail = format!("is `{text}`; allowed are whole seconds from 0 to {WAIT_SECONDS_MOST}, such as 30s");
         Refusal::at(Code::InvalidRequest, "?wait", "invalid", detail)
@@ -262,7 +284,11 @@ pub struct MetricsView {
     get, path = "/v1/jobs/{id}/metrics", tag = "jobs", params(("id" = String, Path, description = "The id of a job"), MetricsQuery),
     responses((status = 200, body = MetricsView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_metrics(State(app): State<App>, Id(id): Id<JobId>, Query(query): Query<MetricsQuery>) -> Result<Json<MetricsView>, ApiError> {
+pub async fn get_metrics(
+    State(app): State<App>,
+    Id(id): Id<JobId>,
+    Query(query): Query<MetricsQuery>,
+) -> Result<Json<MetricsView>, ApiError> {
     let most = query.max_points.unwrap_or(1_000);
     let mut faults = Faults::new();
     faults.require_within("?max_points", most, 1..=METRIC_POINTS_MOST);
@@ -324,10 +350,16 @@ pub struct EventsView {
     responses((status = 200, body = EventsView), (status = 204, description = "The stream has nothing more to say"),
               (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_events(State(app): State<App>, Id(id): Id<JobId>, Query(query): Query<EventsQuery>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get_events(
+    State(app): State<App>,
+    Id(id): Id<JobId>,
+    Query(query): Query<EventsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if accept.contains("text/event-stream") {
-        let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        let seen =
+            headers.get("last-event-id").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
         return stream_events(app, id, seen.unwrap_or(query.after)).await;
     }
     let limit = query.limit.unwrap_or(PAGE_ITEMS_MOST);
@@ -342,9 +374,9 @@ pub async fn get_events(State(app): State<App>, Id(id): Id<JobId>, Query(query):
 }
 
 async fn stream_events(app: App, id: JobId, after: i64) -> Result<Response, ApiError> {
-    let permit = Arc::clone(&app.streams)
-        .try_acquire_owned()
-        .map_err(|_| Refusal::new(Code::Overloaded, "as many event streams are open as this server keeps; try again later"))?;
+    let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
+        Refusal::new(Code::Overloaded, "as many event streams are open as this server keeps; try again later")
+    })?;
     let job = app.store.job(id).await?;
     if job.status.is_terminal() && app.store.events_after(id, after, 1).await?.is_empty() {
         // By the rules of server-sent events this tells a client not to come back.
@@ -362,9 +394,15 @@ async fn stream_events(app: App, id: JobId, after: i64) -> Result<Response, ApiE
 }
 
 /// Sends what is in the database, then what comes, until the job has ended or nobody listens.
-async fn feed_stream(app: &App, id: JobId, mut after: i64, sender: &mpsc::Sender<Result<SseEvent, Infallible>>) -> Result<(), StoreError> {
+async fn feed_stream(
+    app: &App,
+    id: JobId,
+    mut after: i64,
+    sender: &mpsc::Sender<Result<SseEvent, Infallible>>,
+) -> Result<(), StoreError> {
     let mut news = app.jobs.feed().follow(id);
     let shutdown = app.jobs.shutdown_token();
+    let mut told = None;
     loop {
         let progress = news.borrow_and_update().progress.clone();
         let ended = app.store.job(id).await?.status.is_terminal();
@@ -384,11 +422,12 @@ async fn feed_stream(app: &App, id: JobId, mut after: i64, sender: &mpsc::Sender
         if ended {
             return Ok(());
         }
-        if let Some(progress) = progress {
+        if let Some(progress) = progress.filter(|progress| told.as_ref() != Some(progress)) {
             let sse = SseEvent::default().event("progress").json_data(&progress);
             if sender.send(Ok(sse.unwrap_or_default())).await.is_err() {
                 return Ok(());
             }
+            told = Some(progress);
         }
         tokio::select! {
             changed = news.changed() => if changed.is_err() {

@@ -86,7 +86,10 @@ pub struct ListQuery {
     get, path = "/v1/models", tag = "models", params(ListQuery),
     responses((status = 200, body = List<ModelView>), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn list_models(State(app): State<App>, Query(query): Query<ListQuery>) -> Result<Json<List<ModelView>>, ApiError> {
+pub async fn list_models(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<List<ModelView>>, ApiError> {
     let paged = app.store.models(&page(query.limit, query.after)?, query.family.as_deref()).await?;
     Ok(Json(List::new(paged, ModelView::from, |model| model.id.to_string())))
 }
@@ -119,7 +122,8 @@ pub async fn delete_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result
 pub async fn download_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result<Response, ApiError> {
     let model = app.store.model(id).await?;
     let bytes = app.store.artifact(model.artifact_id).await?;
-    let name = HeaderValue::try_from(format!("attachment; filename=\"{id}.safetensors\"")).map_err(|error| internal(&error))?;
+    let name = HeaderValue::try_from(format!("attachment; filename=\"{id}.safetensors\""))
+        .map_err(|error| internal(&error))?;
     let kind = HeaderValue::from_static("application/octet-stream");
     Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], bytes).into_response())
 }

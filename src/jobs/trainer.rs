@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::{Message, Order, REQUEST, RESUME, Request};
 use crate::data::rows::RowFile;
+use crate::domain::job::Progress;
 use crate::domain::refusal::{Code, Refusal};
 use crate::training::checkpoint::Checkpoint;
 use crate::training::device::Devices;
@@ -32,8 +33,11 @@ pub fn run(directory: &Path) -> anyhow::Result<()> {
     let stop = StopFlag::default();
     let busy = Arc::new(AtomicBool::new(false));
     obey(stop.clone(), Arc::clone(&busy));
-    let mut reporter = Reporter { directory: directory.to_owned(), busy, sent: None, checkpoints: 0 };
+    let mut reporter = Reporter { directory: directory.to_owned(), busy, sent: None, unsent: None, checkpoints: 0 };
     let outcome = catch_unwind(AssertUnwindSafe(|| work(&request, directory, &mut reporter, &stop)));
+    if let Some(progress) = reporter.unsent.take() {
+        send(&Message::Progress(progress));
+    }
     let last = match outcome {
         Ok(Ok(Outcome::Finished(Finished { stop_reason, metrics, artifact }))) => {
             std::fs::write(directory.join(MODEL), artifact)?;
@@ -62,10 +66,15 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
         Refusal::new(Code::Internal, what)
     };
     let kept = request.schema.kept().count();
-    let rows = RowFile::open(&request.rows_path, kept, request.rows).map_err(|error| internal("The rows of the dataset cannot be read.", &error))?;
+    let rows = RowFile::open(&request.rows_path, kept, request.rows)
+        .map_err(|error| internal("The rows of the dataset cannot be read.", &error))?;
     let device = Devices::probe().choose(request.spec.training.device)?;
+    let threads = request.spec.threads(request.schema.features().len(), tch::get_num_threads().max(1) as u32);
+    tch::set_num_threads(threads as i32);
     let resume = match std::fs::read(directory.join(RESUME)) {
-        Ok(bytes) => Some(Checkpoint::from_bytes(&bytes).map_err(|error| internal("The checkpoint cannot be read.", &error))?),
+        Ok(bytes) => {
+            Some(Checkpoint::from_bytes(&bytes).map_err(|error| internal("The checkpoint cannot be read.", &error))?)
+        }
         Err(_) => None,
     };
     let assignment = Assignment { spec: &request.spec, schema: &request.schema, rows: &rows, device };
@@ -77,10 +86,18 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
 
 /// What a panic of libtorch means to the person who asked. Its own words stay in the log.
 fn explain(panic: &(dyn std::any::Any + Send)) -> Refusal {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("");
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("");
     let lower = text.to_lowercase();
-    if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("not enough memory") {
-        return Refusal::new(Code::OutOfMemory, "Training ran out of memory. A smaller training.batch_size or a narrower network needs less.");
+    if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("not enough memory")
+    {
+        return Refusal::new(
+            Code::OutOfMemory,
+            "Training ran out of memory. A smaller training.batch_size or a narrower network needs less.",
+        );
     }
     Refusal::new(Code::Internal, "The trainer failed; the server's log has the reason.")
 }
@@ -108,6 +125,8 @@ struct Reporter {
     /// A checkpoint is on its way into the database.
     busy: Arc<AtomicBool>,
     sent: Option<Instant>,
+    /// The latest, when it came too soon after another.
+    unsent: Option<Progress>,
     checkpoints: u64,
 }
 
@@ -117,8 +136,10 @@ impl Observer for Reporter {
             Report::Started(started) => send(&Message::Started(started)),
             Report::Progress(progress) => {
                 if self.sent.is_none_or(|sent| sent.elapsed() >= PROGRESS_INTERVAL) {
-                    self.sent = Some(Instant::now());
+                    (self.sent, self.unsent) = (Some(Instant::now()), None);
                     send(&Message::Progress(progress));
+                } else {
+                    self.unsent = Some(progress);
                 }
             }
             Report::Epoch { epoch, metrics } => send(&Message::Epoch { epoch, metrics }),

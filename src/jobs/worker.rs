@@ -52,7 +52,11 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
 
 /// How a trainer ended.
 enum End {
-    Finished { stop_reason: StopReason, metrics: Vec<Metric>, artifact: Vec<u8> },
+    Finished {
+        stop_reason: StopReason,
+        metrics: Vec<Metric>,
+        artifact: Vec<u8>,
+    },
     Failed(Refusal),
     /// It was asked to.
     Stopped,
@@ -76,7 +80,9 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
         }
     };
     match outcome {
-        Ok(status) => tracing::info!(job.id = %job.id, status = status.as_str(), "Job {} is {}", job.id, status.as_str()),
+        Ok(status) => {
+            tracing::info!(job.id = %job.id, status = status.as_str(), "Job {} is {}", job.id, status.as_str())
+        }
         Err(error) => tracing::error!(job.id = %job.id, %error, "The end of job {} could not be recorded", job.id),
     }
     shared.dismiss(job.id);
@@ -85,7 +91,12 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
 }
 
 /// One attempt, until the trainer has ended.
-async fn attempt(shared: &Shared, job: &Job, lease: &Lease, stop: &tokio::sync::Notify) -> Result<(End, Schema, String), StoreError> {
+async fn attempt(
+    shared: &Shared,
+    job: &Job,
+    lease: &Lease,
+    stop: &tokio::sync::Notify,
+) -> Result<(End, Schema, String), StoreError> {
     let dataset = shared.store.dataset(job.dataset_id).await?;
     let (checkpoint, damaged) = shared.store.latest_checkpoint(job.id).await?;
     if damaged > 0 {
@@ -125,7 +136,11 @@ async fn settle(shared: &Shared, lease: &Lease, end: End, schema: &Schema, how: 
             }
             End::Failed(refusal) => store.fail(lease, refusal).await.map(|()| JobStatus::Failed),
             End::Stopped => store.interrupt(lease, Interruption::Shutdown, "The server is shutting down.").await,
-            End::Died => store.interrupt(lease, Interruption::Death, &format!("The trainer ended without a result ({how}).")).await,
+            End::Died => {
+                store
+                    .interrupt(lease, Interruption::Death, &format!("The trainer ended without a result ({how})."))
+                    .await
+            }
             End::LeaseLost => Err(StoreError::LeaseLost),
         };
         match written {
@@ -191,11 +206,20 @@ impl Drive<'_> {
             match message {
                 Message::Started(started) => {
                     let resumed = started.from_epoch > 0 || started.from_step > 0;
-                    let text = if resumed { format!("Goes on after epoch {}.", started.from_epoch) } else { "Training begins.".to_owned() };
+                    let text = if resumed {
+                        format!("Goes on after epoch {}.", started.from_epoch)
+                    } else {
+                        "Training begins.".to_owned()
+                    };
                     let mut data = json!({"message": text, "attempt": self.lease.attempt});
                     let facts = serde_json::to_value(&started).expect("facts are JSON");
-                    data.as_object_mut().expect("it is an object").extend(facts.as_object().cloned().unwrap_or_default());
-                    self.shared.store.record_event(self.lease, if resumed { "resumed" } else { "started" }, &data).await?;
+                    data.as_object_mut()
+                        .expect("it is an object")
+                        .extend(facts.as_object().cloned().unwrap_or_default());
+                    self.shared
+                        .store
+                        .record_event(self.lease, if resumed { "resumed" } else { "started" }, &data)
+                        .await?;
                     self.shared.feed.announce(self.lease.job);
                 }
                 Message::Progress(progress) => {
@@ -222,6 +246,10 @@ impl Drive<'_> {
             }
         }
         self.record(None).await?;
+        if end.is_some() {
+            // The last progress is kept with the job; losing it would lose nothing else.
+            let _ = self.shared.store.heartbeat(self.lease, self.progress.as_ref()).await;
+        }
         Ok(end)
     }
 

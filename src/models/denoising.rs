@@ -69,7 +69,8 @@ impl Default for Denoising {
 
 impl Family for Denoising {
     const FORMULA: &'static str = "-log p(x | g(f(x̃))), x̃ = corrupted x";
-    const PAPER: &'static str = "Vincent et al., Extracting and composing robust features with denoising autoencoders, 2008";
+    const PAPER: &'static str =
+        "Vincent et al., Extracting and composing robust features with denoising autoencoders, 2008";
     const HAS_PRIOR: bool = false;
     const VARIANCE: Variance = Variance::Fixed;
 
@@ -141,8 +142,14 @@ mod tests {
     #[test]
     fn salt_and_pepper_goes_to_the_ends() {
         let (clean, damaged) = corrupted(Corruption::SaltAndPepper, 0.4);
-        let (low, high) = clean.iter().fold((f32::MAX, f32::MIN), |(low, high), value| (low.min(*value), high.max(*value)));
-        let changed: Vec<f32> = clean.iter().zip(&damaged).filter(|(clean, damaged)| clean != damaged).map(|(_, damaged)| *damaged).collect();
+        let (low, high) =
+            clean.iter().fold((f32::MAX, f32::MIN), |(low, high), value| (low.min(*value), high.max(*value)));
+        let changed: Vec<f32> = clean
+            .iter()
+            .zip(&damaged)
+            .filter(|(clean, damaged)| clean != damaged)
+            .map(|(_, damaged)| *damaged)
+            .collect();
         assert!((3_700..4_300).contains(&changed.len()), "{}", changed.len());
         let salt = changed.iter().filter(|value| (**value - high).abs() < 1e-6).count();
         assert!(changed.iter().all(|value| (value - high).abs() < 1e-6 || (value - low).abs() < 1e-6));

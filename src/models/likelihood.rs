@@ -7,8 +7,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
-use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::losses::{LN_2_PI, sum_columns};
@@ -195,9 +195,8 @@ mod tests {
 
     #[test]
     fn bernoulli_is_the_cross_entropy_even_far_out() {
-        let loss = |logit: f32, x: f32| {
-            f64::from(values(&Likelihood::Bernoulli.negative_log(&row(&[logit]), &row(&[x])))[0])
-        };
+        let loss =
+            |logit: f32, x: f32| f64::from(values(&Likelihood::Bernoulli.negative_log(&row(&[logit]), &row(&[x])))[0]);
         let p = 1.0 / (1.0 + (-0.7_f64).exp());
         for x in [0.0, 0.3, 1.0] {
             let expected = -(x * p.ln() + (1.0 - x) * (1.0 - p).ln());

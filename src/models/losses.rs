@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn kl_is_that_of_the_closed_form_worked_by_hand() {
         // One unit: (m² + s² - 1 - ln s²) / 2 with m = 1, s² = 4 gives (1 + 4 - 1 - ln 4) / 2 = 1.306852819440055.
-        let (mean, log_variance) = (Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]), Tensor::from_slice(&[4_f32.ln(), 0.0]).view([1, 2]));
+        let (mean, log_variance) =
+            (Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]), Tensor::from_slice(&[4_f32.ln(), 0.0]).view([1, 2]));
         let kl = values(&kl_to_standard_normal(&mean, &log_variance));
         assert!((kl[0] - 1.306_852_8).abs() < 1e-6, "{kl:?}");
     }

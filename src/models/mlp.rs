@@ -83,9 +83,11 @@ impl Init {
     /// The bound of a uniform distribution with the wanted variance, which is bound² / 3.
     fn bound(self, activation: Activation, inputs: i64, outputs: i64) -> f64 {
         let variance = match (self, activation) {
-            (Self::Kaiming, _) | (Self::Auto, Activation::Relu | Activation::LeakyRelu | Activation::Elu | Activation::Gelu | Activation::Silu) => {
-                2.0 / inputs as f64
-            }
+            (Self::Kaiming, _)
+            | (
+                Self::Auto,
+                Activation::Relu | Activation::LeakyRelu | Activation::Elu | Activation::Gelu | Activation::Silu,
+            ) => 2.0 / inputs as f64,
             (Self::Lecun, _) | (Self::Auto, Activation::Selu) => 1.0 / inputs as f64,
             (Self::Xavier | Self::Auto, _) => 2.0 / (inputs + outputs) as f64,
         };
@@ -159,18 +161,24 @@ impl Mlp {
         let last = widths.len() - 2;
         let layers = builder.within(name, |builder| {
             let pairs = widths.windows(2).enumerate();
-            pairs.map(|(position, pair)| {
-                builder.within(&position.to_string(), |builder| {
-                    let (inputs, outputs) = (pair[0], pair[1]);
-                    // The last layer is linear, so the gain of an activation does not apply to it.
-                    let init = if position == last && spec.init == Init::Auto { Init::Xavier } else { spec.init };
-                    Layer {
-                        weight: builder.uniform("weight", &[outputs, inputs], init.bound(spec.activation, inputs, outputs)),
-                        bias: builder.constant("bias", &[outputs], 0.0),
-                        norm: if position == last { None } else { NormLayer::build(spec.norm, outputs, builder) },
-                    }
+            pairs
+                .map(|(position, pair)| {
+                    builder.within(&position.to_string(), |builder| {
+                        let (inputs, outputs) = (pair[0], pair[1]);
+                        // The last layer is linear, so the gain of an activation does not apply to it.
+                        let init = if position == last && spec.init == Init::Auto { Init::Xavier } else { spec.init };
+                        Layer {
+                            weight: builder.uniform(
+                                "weight",
+                                &[outputs, inputs],
+                                init.bound(spec.activation, inputs, outputs),
+                            ),
+                            bias: builder.constant("bias", &[outputs], 0.0),
+                            norm: if position == last { None } else { NormLayer::build(spec.norm, outputs, builder) },
+                        }
+                    })
                 })
-            }).collect()
+                .collect()
         });
         Self { layers, activation: spec.activation, dropout: spec.dropout }
     }
@@ -224,7 +232,8 @@ impl NormLayer {
             Self::Batch { gain, shift, mean, variance } => {
                 // A batch norm works on [rows, units]; draws of codes come as [samples, rows, units].
                 let flat = x.reshape([-1, *x.size().last().expect("a row has units; this is a bug")]);
-                let out = flat.batch_norm(Some(gain), Some(shift), Some(mean), Some(variance), training, 0.1, 1e-5, false);
+                let out =
+                    flat.batch_norm(Some(gain), Some(shift), Some(mean), Some(variance), training, 0.1, 1e-5, false);
                 out.view_as(x).to_kind(Kind::Float)
             }
             Self::Layer { gain, shift } => x.layer_norm(gain.size(), Some(gain), Some(shift), 1e-5, false),
@@ -269,7 +278,9 @@ mod tests {
         check(Activation::Relu, &x, |x| x.max(0.0));
         check(Activation::LeakyRelu, &x, |x| if x > 0.0 { x } else { 0.01 * x });
         check(Activation::Elu, &x, |x| if x > 0.0 { x } else { x.exp() - 1.0 });
-        check(Activation::Selu, &x, |x| 1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * (x.exp() - 1.0) });
+        check(Activation::Selu, &x, |x| {
+            1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * (x.exp() - 1.0) }
+        });
         check(Activation::Silu, &x, |x| x * sigmoid(x));
         check(Activation::Softplus, &x, |x| x.exp().ln_1p());
         // gelu(1.5) = 1.5 Φ(1.5), with Φ(1.5) = 0.9331927987311419 from tables.
@@ -309,7 +320,8 @@ mod tests {
 
     #[test]
     fn first_weights_have_the_variance_of_their_recipe() {
-        for (init, expected) in [(Init::Xavier, 2.0 / 700.0), (Init::Kaiming, 2.0 / 400.0), (Init::Lecun, 1.0 / 400.0)] {
+        for (init, expected) in [(Init::Xavier, 2.0 / 700.0), (Init::Kaiming, 2.0 / 400.0), (Init::Lecun, 1.0 / 400.0)]
+        {
             let bound = init.bound(Activation::Tanh, 400, 300);
             assert!((bound * bound / 3.0 - expected).abs() < 1e-12);
         }

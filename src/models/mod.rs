@@ -241,7 +241,10 @@ families! {
 fn variant(family: &str, settings: Cow<'static, str>, summary: &str) -> ObjectBuilder {
     ObjectBuilder::new()
         .description(Some(summary))
-        .property("family", ObjectBuilder::new().schema_type(utoipa::openapi::schema::Type::String).enum_values(Some([family])))
+        .property(
+            "family",
+            ObjectBuilder::new().schema_type(utoipa::openapi::schema::Type::String).enum_values(Some([family])),
+        )
         .property("settings", Ref::from_schema_name(settings))
         .required("family")
         .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(false)))

@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn draws_have_the_moments_of_their_distribution() {
         let noise = Noise::new(3, Purpose::Training, 0, Device::Cpu);
-        let moments = |tensor: Tensor| (tensor.mean(tch::Kind::Double).double_value(&[]), tensor.std(true).double_value(&[]));
+        let moments =
+            |tensor: Tensor| (tensor.mean(tch::Kind::Double).double_value(&[]), tensor.std(true).double_value(&[]));
         let (mean, deviation) = moments(noise.normal(&[100_000]));
         assert!(mean.abs() < 0.02 && (deviation - 1.0).abs() < 0.02, "{mean} {deviation}");
         let (mean, deviation) = moments(noise.uniform(&[100_000]));

@@ -105,7 +105,8 @@ impl Builder {
     pub fn finish(self) -> Parameters {
         let _guard = tch::no_grad_guard();
         let whole: Vec<Tensor> = self.trained.iter().map(|(_, tensor)| tensor.detach().reshape([-1])).collect();
-        let flat = if whole.is_empty() { Tensor::zeros([0], (Kind::Float, self.device)) } else { Tensor::cat(&whole, 0) };
+        let flat =
+            if whole.is_empty() { Tensor::zeros([0], (Kind::Float, self.device)) } else { Tensor::cat(&whole, 0) };
         let mut offset = 0;
         let mut trained = self.trained;
         for (_, tensor) in &mut trained {
@@ -172,7 +173,11 @@ impl Parameters {
             [("parameters", snapshot.trained.len(), self.count()), ("buffers", snapshot.buffers.len(), held)]
         {
             if found != expected {
-                return Err(MismatchError::Shape { name: name.to_owned(), found: vec![found], expected: vec![expected] });
+                return Err(MismatchError::Shape {
+                    name: name.to_owned(),
+                    found: vec![found],
+                    expected: vec![expected],
+                });
             }
         }
         self.flat.copy_(&Tensor::from_slice(&snapshot.trained));
@@ -242,7 +247,8 @@ mod tests {
 
     fn built() -> (Tensor, Tensor, Tensor, Parameters) {
         let mut builder = Builder::new(1, Device::Cpu);
-        let (weight, bias) = builder.within("layer", |b| (b.uniform("weight", &[2, 3], 0.5), b.constant("bias", &[2], 0.0)));
+        let (weight, bias) =
+            builder.within("layer", |b| (b.uniform("weight", &[2, 3], 0.5), b.constant("bias", &[2], 0.0)));
         let buffer = builder.buffer("statistics", &[2], 1.0);
         (weight, bias, buffer, builder.finish())
     }
@@ -276,7 +282,8 @@ mod tests {
         parameters.restore(&before).unwrap();
         assert_eq!(parameters.snapshot(), before);
         scramble(&mut parameters);
-        let find = |name: &str| named.iter().find(|one| one.name == name).map(|one| (one.shape.clone(), one.values.clone()));
+        let find =
+            |name: &str| named.iter().find(|one| one.name == name).map(|one| (one.shape.clone(), one.values.clone()));
         parameters.load(find).unwrap();
         assert_eq!(values(&weight), named[0].values);
         assert_eq!(parameters.snapshot(), before);

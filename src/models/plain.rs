@@ -33,7 +33,8 @@ impl Default for PlainAutoencoder {
 
 impl Family for PlainAutoencoder {
     const FORMULA: &'static str = "-log p(x | g(f(x)))";
-    const PAPER: &'static str = "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, 2006";
+    const PAPER: &'static str =
+        "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, 2006";
     const HAS_PRIOR: bool = false;
     const VARIANCE: Variance = Variance::Fixed;
 

@@ -31,7 +31,9 @@ impl Sampler {
     /// Codes for `count` rows, one after the other. They depend on `seed` alone, not on who else draws.
     pub fn draw(&self, count: usize, seed: u64, temperature: f32) -> Vec<f32> {
         let mut random = generator(seed, Purpose::Inference, 0);
-        let mut normal = |count: usize| -> Vec<f32> { (0..count).map(|_| temperature * random.sample::<f32, _>(StandardNormal)).collect() };
+        let mut normal = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| temperature * random.sample::<f32, _>(StandardNormal)).collect()
+        };
         match self {
             Self::StandardNormal { latent } => normal(count * latent),
             Self::Gaussian { mean, factor } => {
@@ -103,10 +105,15 @@ mod tests {
         let sampler = fit.finish().unwrap();
         let drawn = sampler.draw(20_000, 9, 1.0);
         // The mix has the covariance [[4, 2], [2, 1.25]].
-        let mean = |column: usize| drawn.iter().skip(column).step_by(2).map(|value| f64::from(*value)).sum::<f64>() / 20_000.0;
+        let mean =
+            |column: usize| drawn.iter().skip(column).step_by(2).map(|value| f64::from(*value)).sum::<f64>() / 20_000.0;
         let means = [mean(0), mean(1)];
         let covariance = |a: usize, b: usize| {
-            drawn.chunks_exact(2).map(|code| (f64::from(code[a]) - means[a]) * (f64::from(code[b]) - means[b])).sum::<f64>() / 20_000.0
+            drawn
+                .chunks_exact(2)
+                .map(|code| (f64::from(code[a]) - means[a]) * (f64::from(code[b]) - means[b]))
+                .sum::<f64>()
+                / 20_000.0
         };
         assert!((means[0] - 3.0).abs() < 0.06 && (means[1] + 1.0).abs() < 0.04, "{means:?}");
         for (a, b, expected) in [(0, 0, 4.0), (0, 1, 2.0), (1, 1, 1.25)] {
@@ -116,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_dead_unit_does_not_stop_the_fit() {
-        let codes = Noise::new(1, Purpose::Training, 0, Device::Cpu).normal(&[100, 2]) * Tensor::from_slice(&[1.0_f32, 0.0]);
+        let codes =
+            Noise::new(1, Purpose::Training, 0, Device::Cpu).normal(&[100, 2]) * Tensor::from_slice(&[1.0_f32, 0.0]);
         let mut fit = GaussianFit::default();
         fit.add(&codes);
         let drawn = fit.finish().unwrap().draw(50, 0, 1.0);

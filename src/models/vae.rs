@@ -62,7 +62,11 @@ impl Family for Vae {
             faults.push("/beta", "conflict", format!("is {}; with more than one sample it must be 1", self.beta));
         }
         if self.samples > 1 && self.kl_warmup_epochs > 0 {
-            faults.push("/kl_warmup_epochs", "conflict", "goes with one sample; the importance-weighted bound has no KL term");
+            faults.push(
+                "/kl_warmup_epochs",
+                "conflict",
+                "goes with one sample; the importance-weighted bound has no KL term",
+            );
         }
     }
 

@@ -37,7 +37,8 @@ pub(super) fn run(mut requests: mpsc::Receiver<Request>, config: &ServingConfig)
         while let Some(head) = waiting.pop_front() {
             let mut group = vec![head];
             let (model, pass) = (group[0].model, group[0].pass);
-            let (joined, rest): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(|other| (other.model, other.pass) == (model, pass));
+            let (joined, rest): (VecDeque<_>, VecDeque<_>) =
+                waiting.into_iter().partition(|other| (other.model, other.pass) == (model, pass));
             group.extend(joined);
             waiting = rest;
             if !answer(&mut models, model, pass, group) {
@@ -56,7 +57,8 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
                 let _ = reply.send(Reply::NotLoaded);
                 return 0;
             };
-            let (pass, values) = prepare(question, |count, seed, temperature| loaded.sampler.draw(count, seed, temperature));
+            let (pass, values) =
+                prepare(question, |count, seed, temperature| loaded.sampler.draw(count, seed, temperature));
             let width = if pass == Pass::Decode { loaded.latent() } else { loaded.header.shape.width };
             if values.is_empty() || values.len() % width != 0 {
                 let _ = reply.send(Reply::Failed("rows of the wrong width reached the inference thread".to_owned()));

@@ -138,9 +138,11 @@ impl Inference {
 
     fn enqueue(&self, request: Request) -> Result<(), ServingError> {
         self.requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Refusal::new(Code::Overloaded, format!("{INFERENCE_QUEUE} questions wait already; try again in a moment")).into()
-            }
+            mpsc::error::TrySendError::Full(_) => Refusal::new(
+                Code::Overloaded,
+                format!("{INFERENCE_QUEUE} questions wait already; try again in a moment"),
+            )
+            .into(),
             mpsc::error::TrySendError::Closed(_) => stopped(),
         })
     }
@@ -150,7 +152,11 @@ fn finish(reply: Reply) -> Result<Answer, ServingError> {
     match reply {
         Reply::Answer(answer) => Ok(answer),
         Reply::Failed(fault) => Err(ServingError::Failed(fault)),
-        Reply::NotLoaded => Err(Refusal::new(Code::Overloaded, "the model was dropped from memory again before it could answer; try again").into()),
+        Reply::NotLoaded => Err(Refusal::new(
+            Code::Overloaded,
+            "the model was dropped from memory again before it could answer; try again",
+        )
+        .into()),
     }
 }
 

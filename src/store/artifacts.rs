@@ -51,13 +51,16 @@ impl Store {
             .fetch_optional(&self.readers)
             .await?
             .ok_or_else(|| StoreError::Damaged(format!("the artifact {id} is missing")))?;
-        let chunks: Vec<Vec<u8>> = sqlx::query_scalar("SELECT data FROM artifact_chunks WHERE artifact_id = ? ORDER BY position")
-            .bind(id.to_string())
-            .fetch_all(&self.readers)
-            .await?;
+        let chunks: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT data FROM artifact_chunks WHERE artifact_id = ? ORDER BY position")
+                .bind(id.to_string())
+                .fetch_all(&self.readers)
+                .await?;
         let data = chunks.concat();
         if data.len() as i64 != bytes || checksum(&data) != sha256 {
-            return Err(StoreError::Damaged(format!("the artifact {id} does not have the checksum it was written with")));
+            return Err(StoreError::Damaged(format!(
+                "the artifact {id} does not have the checksum it was written with"
+            )));
         }
         Ok(data)
     }

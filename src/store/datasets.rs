@@ -35,12 +35,21 @@ struct DatasetRow(Result<Dataset, StoreError>);
 
 impl FromRow<'_, sqlx::sqlite::SqliteRow> for DatasetRow {
     fn from_row(row: &sqlx::sqlite::SqliteRow) -> Result<Self, sqlx::Error> {
-        let (id, format, schema): (String, String, String) = (row.try_get("id")?, row.try_get("format")?, row.try_get("schema")?);
+        let (id, format, schema): (String, String, String) =
+            (row.try_get("id")?, row.try_get("format")?, row.try_get("schema")?);
         let (rows, bytes): (i64, i64) = (row.try_get("rows")?, row.try_get("bytes")?);
         let (name, created_at) = (row.try_get("name")?, row.try_get("created_at")?);
         let read = || {
             let format = Format::parse(&format).map_err(StoreError::Damaged)?;
-            Ok(Dataset { id: parse(&id)?, name, format, rows: rows as u64, bytes: bytes as u64, schema: from_json(&schema)?, created_at })
+            Ok(Dataset {
+                id: parse(&id)?,
+                name,
+                format,
+                rows: rows as u64,
+                bytes: bytes as u64,
+                schema: from_json(&schema)?,
+                created_at,
+            })
         };
         Ok(Self(read()))
     }
@@ -62,16 +71,24 @@ impl Store {
             created_at: now_ms(),
         };
         self.place_rows(dataset.id, rows)?;
-        let inserted = sqlx::query("INSERT INTO datasets (id, name, format, rows, bytes, schema, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)")
-            .bind(dataset.id.to_string())
-            .bind(name)
-            .bind(serde_json::to_value(dataset.format).expect("a format is JSON").as_str().expect("a format is a name").to_owned())
-            .bind(dataset.rows as i64)
-            .bind(dataset.bytes as i64)
-            .bind(to_json(&dataset.schema))
-            .bind(dataset.created_at)
-            .execute(&self.writer)
-            .await;
+        let inserted = sqlx::query(
+            "INSERT INTO datasets (id, name, format, rows, bytes, schema, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(dataset.id.to_string())
+        .bind(name)
+        .bind(
+            serde_json::to_value(dataset.format)
+                .expect("a format is JSON")
+                .as_str()
+                .expect("a format is a name")
+                .to_owned(),
+        )
+        .bind(dataset.rows as i64)
+        .bind(dataset.bytes as i64)
+        .bind(to_json(&dataset.schema))
+        .bind(dataset.created_at)
+        .execute(&self.writer)
+        .await;
         if let Err(error) = inserted {
             let _ = self.remove_rows(dataset.id);
             return Err(error.into());
@@ -84,8 +101,10 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn dataset(&self, id: DatasetId) -> Result<Dataset, StoreError> {
-        let row: Option<DatasetRow> =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} AND id = ?"))).bind(id.to_string()).fetch_optional(&self.readers).await?;
+        let row: Option<DatasetRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} AND id = ?")))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
         row.ok_or_else(|| gone("dataset", id))?.0
     }
 
@@ -94,11 +113,13 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn datasets(&self, page: &Page<DatasetId>) -> Result<Paged<Dataset>, StoreError> {
-        let rows: Vec<DatasetRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} AND (?1 IS NULL OR id < ?1) ORDER BY id DESC LIMIT ?2")))
-            .bind(page.after.map(|id| id.to_string()))
-            .bind(i64::from(page.limit) + 1)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows: Vec<DatasetRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} AND (?1 IS NULL OR id < ?1) ORDER BY id DESC LIMIT ?2"
+        )))
+        .bind(page.after.map(|id| id.to_string()))
+        .bind(i64::from(page.limit) + 1)
+        .fetch_all(&self.readers)
+        .await?;
         Ok(Paged::from_one_more(rows.into_iter().map(|row| row.0).collect::<Result<_, _>>()?, page.limit))
     }
 
@@ -108,12 +129,17 @@ impl Store {
     /// There is none of this id, or a job that has not ended uses it.
     pub async fn delete_dataset(&self, id: DatasetId) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        let users: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE dataset_id = ? AND status IN ('queued', 'running', 'cancelling')")
-            .bind(id.to_string())
-            .fetch_one(&mut *tx)
-            .await?;
+        let users: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM jobs WHERE dataset_id = ? AND status IN ('queued', 'running', 'cancelling')",
+        )
+        .bind(id.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
         if users > 0 {
-            return Err(refused(Code::DatasetInUse, format!("the dataset {id} is used by {users} job(s) that have not ended; cancel them or wait")));
+            return Err(refused(
+                Code::DatasetInUse,
+                format!("the dataset {id} is used by {users} job(s) that have not ended; cancel them or wait"),
+            ));
         }
         let deleted = sqlx::query("UPDATE datasets SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL")
             .bind(now_ms())

@@ -37,13 +37,14 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn events_after(&self, job: JobId, seq: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
-        let rows: Vec<(i64, i64, String, String)> =
-            sqlx::query_as("SELECT seq, at, kind, data FROM job_events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?")
-                .bind(job.to_string())
-                .bind(seq)
-                .bind(i64::from(limit))
-                .fetch_all(&self.readers)
-                .await?;
+        let rows: Vec<(i64, i64, String, String)> = sqlx::query_as(
+            "SELECT seq, at, kind, data FROM job_events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+        )
+        .bind(job.to_string())
+        .bind(seq)
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await?;
         rows.into_iter().map(|(seq, at, kind, data)| Ok(Event { seq, at, kind, data: from_json(&data)? })).collect()
     }
 }

@@ -80,7 +80,11 @@ impl Store {
     /// Removes files that no row of the database speaks of: an upload or a deletion was cut short.
     pub(super) async fn remove_orphans(&self) -> Result<(), StoreError> {
         let known: std::collections::HashSet<String> =
-            sqlx::query_scalar("SELECT id FROM datasets WHERE deleted_at IS NULL").fetch_all(&self.readers).await?.into_iter().collect();
+            sqlx::query_scalar("SELECT id FROM datasets WHERE deleted_at IS NULL")
+                .fetch_all(&self.readers)
+                .await?
+                .into_iter()
+                .collect();
         for entry in fs::read_dir(self.directory.join(DATASETS))? {
             let entry = entry?;
             if !known.contains(entry.file_name().to_string_lossy().as_ref()) {

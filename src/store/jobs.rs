@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use sqlx::{FromRow, Row, SqliteConnection};
 
-use super::{Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, refused, to_json};
+use super::{
+    Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, refused, to_json,
+};
 use crate::data::dataset::Schema;
 use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
 use crate::domain::job::{JobStatus, Progress, StopReason};
@@ -130,7 +132,8 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
         let (id, dataset, spec, status) = (text("id")?, text("dataset_id")?, text("spec")?, text("status")?);
         let (stop_reason, error, progress) = (maybe("stop_reason")?, maybe("error")?, maybe("progress")?);
         let (metrics, model_id, name) = (maybe("metrics")?, maybe("model_id")?, maybe("name")?);
-        let (attempt, deaths, created_at) = (row.try_get("attempt")?, row.try_get("deaths")?, row.try_get("created_at")?);
+        let (attempt, deaths, created_at) =
+            (row.try_get("attempt")?, row.try_get("deaths")?, row.try_get("created_at")?);
         let (started_at, finished_at) = (row.try_get("started_at")?, row.try_get("finished_at")?);
         let read = || {
             Ok(Job {
@@ -164,7 +167,10 @@ impl Store {
         let mut tx = self.begin().await?;
         if let Some(key) = &new.idempotency_key {
             let known: Option<JobRow> =
-                sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.idempotency_key = ?"))).bind(key).fetch_optional(&mut *tx).await?;
+                sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.idempotency_key = ?")))
+                    .bind(key)
+                    .fetch_optional(&mut *tx)
+                    .await?;
             if let Some(known) = known {
                 let known = known.0?;
                 if known.spec != new.spec {
@@ -181,7 +187,8 @@ impl Store {
         if alive == 0 {
             return Err(unknown_dataset(new.spec.dataset).into());
         }
-        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status = 'queued'").fetch_one(&mut *tx).await?;
+        let waiting: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status = 'queued'").fetch_one(&mut *tx).await?;
         if waiting as u64 >= QUEUED_JOBS {
             return Err(refused(Code::Overloaded, format!("{waiting} jobs wait already; allowed are {QUEUED_JOBS}")));
         }
@@ -207,8 +214,10 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn job(&self, id: JobId) -> Result<Job, StoreError> {
-        let row: Option<JobRow> =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?"))).bind(id.to_string()).fetch_optional(&self.readers).await?;
+        let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?")))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
         row.ok_or_else(|| gone("job", id))?.0
     }
 
@@ -307,12 +316,18 @@ impl Store {
     ///
     /// # Errors
     /// The lease is lost.
-    pub async fn record_training(&self, lease: &Lease, epochs: &[EpochRecord], checkpoint: Option<CheckpointRecord<'_>>) -> Result<(), StoreError> {
+    pub async fn record_training(
+        &self,
+        lease: &Lease,
+        epochs: &[EpochRecord],
+        checkpoint: Option<CheckpointRecord<'_>>,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         hold(&mut tx, lease).await?;
         for EpochRecord { epoch, metrics } in epochs {
             if metrics::upsert(&mut tx, lease.job, *epoch, metrics).await? {
-                let figures: BTreeMap<&str, f64> = metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+                let figures: BTreeMap<&str, f64> =
+                    metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
                 events::append(&mut tx, lease.job, "epoch", &json!({"epoch": epoch, "metrics": figures})).await?;
             }
         }
@@ -328,10 +343,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn latest_checkpoint(&self, job: JobId) -> Result<(Option<Vec<u8>>, u32), StoreError> {
-        let ids: Vec<String> = sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? ORDER BY epoch DESC, step DESC")
-            .bind(job.to_string())
-            .fetch_all(&self.readers)
-            .await?;
+        let ids: Vec<String> =
+            sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? ORDER BY epoch DESC, step DESC")
+                .bind(job.to_string())
+                .fetch_all(&self.readers)
+                .await?;
         let mut damaged = 0;
         for id in ids {
             match self.artifact(parse::<ArtifactId>(&id)?).await {
@@ -350,7 +366,14 @@ impl Store {
     ///
     /// # Errors
     /// The lease is lost.
-    pub async fn succeed(&self, lease: &Lease, stop_reason: StopReason, figures: &[Metric], schema: &Schema, artifact: &[u8]) -> Result<ModelId, StoreError> {
+    pub async fn succeed(
+        &self,
+        lease: &Lease,
+        stop_reason: StopReason,
+        figures: &[Metric],
+        schema: &Schema,
+        artifact: &[u8],
+    ) -> Result<ModelId, StoreError> {
         let mut tx = self.begin().await?;
         let job = hold(&mut tx, lease).await?;
         let figures: BTreeMap<&str, f64> = figures.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
@@ -405,7 +428,12 @@ impl Store {
     ///
     /// # Errors
     /// The lease is lost.
-    pub async fn interrupt(&self, lease: &Lease, interruption: Interruption, why: &str) -> Result<JobStatus, StoreError> {
+    pub async fn interrupt(
+        &self,
+        lease: &Lease,
+        interruption: Interruption,
+        why: &str,
+    ) -> Result<JobStatus, StoreError> {
         let mut tx = self.begin().await?;
         let job = hold(&mut tx, lease).await?;
         let status = interrupt(&mut tx, &job, interruption, why).await?;
@@ -419,17 +447,27 @@ impl Store {
     /// There is none of this id, or it has ended.
     pub async fn request_cancel(&self, id: JobId) -> Result<Job, StoreError> {
         let mut tx = self.begin().await?;
-        let row: Option<JobRow> =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?"))).bind(id.to_string()).fetch_optional(&mut *tx).await?;
+        let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?")))
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx)
+            .await?;
         let job = row.ok_or_else(|| gone("job", id))?.0?;
         match job.status {
             JobStatus::Queued => end_cancelled(&mut tx, &job).await?,
             JobStatus::Running => {
-                sqlx::query("UPDATE jobs SET status = 'cancelling' WHERE id = ?").bind(id.to_string()).execute(&mut *tx).await?;
+                sqlx::query("UPDATE jobs SET status = 'cancelling' WHERE id = ?")
+                    .bind(id.to_string())
+                    .execute(&mut *tx)
+                    .await?;
                 events::append(&mut tx, id, "cancelling", &json!({"message": "Asked to stop."})).await?;
             }
             JobStatus::Cancelling => {}
-            ended => return Err(refused(Code::JobEnded, format!("the job {id} has already ended: it is {}", ended.as_str()))),
+            ended => {
+                return Err(refused(
+                    Code::JobEnded,
+                    format!("the job {id} has already ended: it is {}", ended.as_str()),
+                ));
+            }
         }
         tx.commit().await?;
         self.job(id).await
@@ -480,14 +518,19 @@ async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<Job, StoreErro
     row.ok_or(StoreError::LeaseLost)?.0
 }
 
-async fn keep_checkpoint(tx: &mut SqliteConnection, job: &str, checkpoint: CheckpointRecord<'_>) -> Result<(), StoreError> {
+async fn keep_checkpoint(
+    tx: &mut SqliteConnection,
+    job: &str,
+    checkpoint: CheckpointRecord<'_>,
+) -> Result<(), StoreError> {
     let (epoch, step) = (i64::from(checkpoint.epoch), checkpoint.step as i64);
-    let known: Option<String> = sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? AND epoch = ? AND step = ?")
-        .bind(job)
-        .bind(epoch)
-        .bind(step)
-        .fetch_optional(&mut *tx)
-        .await?;
+    let known: Option<String> =
+        sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? AND epoch = ? AND step = ?")
+            .bind(job)
+            .bind(epoch)
+            .bind(step)
+            .fetch_optional(&mut *tx)
+            .await?;
     let artifact = artifacts::insert(&mut *tx, checkpoint.data).await?;
     sqlx::query(
         "INSERT INTO checkpoints (job_id, epoch, step, artifact_id, created_at) VALUES (?, ?, ?, ?, ?)
@@ -509,7 +552,12 @@ async fn keep_checkpoint(tx: &mut SqliteConnection, job: &str, checkpoint: Check
     drop_checkpoints(tx, job, CHECKPOINTS_KEPT).await
 }
 
-async fn interrupt(tx: &mut SqliteConnection, job: &Job, interruption: Interruption, why: &str) -> Result<JobStatus, StoreError> {
+async fn interrupt(
+    tx: &mut SqliteConnection,
+    job: &Job,
+    interruption: Interruption,
+    why: &str,
+) -> Result<JobStatus, StoreError> {
     if job.status == JobStatus::Cancelling {
         end_cancelled(tx, job).await?;
         return Ok(JobStatus::Cancelled);
@@ -521,7 +569,10 @@ async fn interrupt(tx: &mut SqliteConnection, job: &Job, interruption: Interrupt
         .fetch_one(&mut *tx)
         .await?;
     if deaths >= most {
-        let error = Refusal::new(Code::TrainerDied, format!("The trainer ended {deaths} times without getting further. Last: {why}"));
+        let error = Refusal::new(
+            Code::TrainerDied,
+            format!("The trainer ended {deaths} times without getting further. Last: {why}"),
+        );
         end_failed(tx, job, &error).await?;
         return Ok(JobStatus::Failed);
     }

@@ -18,7 +18,12 @@ pub struct Series {
 }
 
 /// Records the numbers of an epoch within the caller's transaction; says whether they are new.
-pub(super) async fn upsert(tx: &mut SqliteConnection, job: JobId, step: u32, metrics: &[Metric]) -> Result<bool, StoreError> {
+pub(super) async fn upsert(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    step: u32,
+    metrics: &[Metric],
+) -> Result<bool, StoreError> {
     let Some(first) = metrics.first() else { return Ok(true) };
     let known: i64 = sqlx::query_scalar("SELECT count(*) FROM metrics WHERE job_id = ? AND name = ? AND step = ?")
         .bind(job.to_string())
@@ -44,10 +49,11 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn series(&self, job: JobId, most: u32) -> Result<Vec<Series>, StoreError> {
-        let rows: Vec<(String, i64, f64)> = sqlx::query_as("SELECT name, step, value FROM metrics WHERE job_id = ? ORDER BY name, step")
-            .bind(job.to_string())
-            .fetch_all(&self.readers)
-            .await?;
+        let rows: Vec<(String, i64, f64)> =
+            sqlx::query_as("SELECT name, step, value FROM metrics WHERE job_id = ? ORDER BY name, step")
+                .bind(job.to_string())
+                .fetch_all(&self.readers)
+                .await?;
         let mut all: Vec<Series> = Vec::new();
         for (name, step, value) in rows {
             if all.last().is_none_or(|series| series.name != name) {
@@ -68,7 +74,11 @@ fn thin(series: Series, most: usize) -> Series {
         return Series { steps: series.steps[from..].to_vec(), values: series.values[from..].to_vec(), ..series };
     }
     let picked = (0..most).map(|point| point * (count - 1) / (most - 1));
-    Series { steps: picked.clone().map(|at| series.steps[at]).collect(), values: picked.map(|at| series.values[at]).collect(), ..series }
+    Series {
+        steps: picked.clone().map(|at| series.steps[at]).collect(),
+        values: picked.map(|at| series.values[at]).collect(),
+        ..series
+    }
 }
 
 #[cfg(test)]
@@ -77,7 +87,8 @@ mod tests {
 
     #[test]
     fn thinned_curves_keep_both_ends() {
-        let series = Series { name: "a".into(), steps: (1..=100).collect(), values: (1..=100).map(f64::from).collect() };
+        let series =
+            Series { name: "a".into(), steps: (1..=100).collect(), values: (1..=100).map(f64::from).collect() };
         let thinned = thin(series.clone(), 7);
         assert_eq!((thinned.steps.len(), thinned.steps[0], thinned.steps[6]), (7, 1, 100));
         assert!(thinned.steps.iter().zip(&thinned.values).all(|(step, value)| *step as f64 == *value));

@@ -61,7 +61,9 @@ impl StoreError {
     /// Whether the disk has no room.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull || error.kind() == std::io::ErrorKind::QuotaExceeded,
+            Self::Io(error) => {
+                error.kind() == std::io::ErrorKind::StorageFull || error.kind() == std::io::ErrorKind::QuotaExceeded
+            }
             // SQLITE_FULL
             Self::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some("13"),
             _ => false,

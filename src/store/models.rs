@@ -34,7 +34,8 @@ pub struct Model {
     pub created_at: i64,
 }
 
-const COLUMNS: &str = "SELECT m.id, m.name, m.job_id, m.dataset_id, m.spec, m.schema, m.metrics, m.artifact_id, m.created_at, a.bytes
+const COLUMNS: &str =
+    "SELECT m.id, m.name, m.job_id, m.dataset_id, m.spec, m.schema, m.metrics, m.artifact_id, m.created_at, a.bytes
     FROM models m JOIN artifacts a ON a.id = m.artifact_id WHERE m.deleted_at IS NULL";
 
 struct ModelRow(Result<Model, StoreError>);
@@ -42,7 +43,8 @@ struct ModelRow(Result<Model, StoreError>);
 impl FromRow<'_, sqlx::sqlite::SqliteRow> for ModelRow {
     fn from_row(row: &sqlx::sqlite::SqliteRow) -> Result<Self, sqlx::Error> {
         let text = |column: &str| row.try_get::<String, _>(column);
-        let (id, name, job, dataset, artifact) = (text("id")?, text("name")?, text("job_id")?, text("dataset_id")?, text("artifact_id")?);
+        let (id, name, job, dataset, artifact) =
+            (text("id")?, text("name")?, text("job_id")?, text("dataset_id")?, text("artifact_id")?);
         let (spec, schema, metrics) = (text("spec")?, text("schema")?, text("metrics")?);
         let (bytes, created_at): (i64, i64) = (row.try_get("bytes")?, row.try_get("created_at")?);
         let read = || {
@@ -69,8 +71,10 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn model(&self, id: ModelId) -> Result<Model, StoreError> {
-        let row: Option<ModelRow> =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} AND m.id = ?"))).bind(id.to_string()).fetch_optional(&self.readers).await?;
+        let row: Option<ModelRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} AND m.id = ?")))
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?;
         row.ok_or_else(|| gone("model", id))?.0
     }
 
@@ -79,7 +83,9 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn models(&self, page: &Page<ModelId>, family: Option<&str>) -> Result<Paged<Model>, StoreError> {
-        let sql = format!("{COLUMNS} AND (?1 IS NULL OR m.id < ?1) AND (?2 IS NULL OR m.family = ?2) ORDER BY m.id DESC LIMIT ?3");
+        let sql = format!(
+            "{COLUMNS} AND (?1 IS NULL OR m.id < ?1) AND (?2 IS NULL OR m.family = ?2) ORDER BY m.id DESC LIMIT ?3"
+        );
         let rows: Vec<ModelRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(page.after.map(|id| id.to_string()))
             .bind(family)
@@ -95,10 +101,11 @@ impl Store {
     /// There is none of this id.
     pub async fn delete_model(&self, id: ModelId) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        let artifact: Option<String> = sqlx::query_scalar("SELECT artifact_id FROM models WHERE id = ? AND deleted_at IS NULL")
-            .bind(id.to_string())
-            .fetch_optional(&mut *tx)
-            .await?;
+        let artifact: Option<String> =
+            sqlx::query_scalar("SELECT artifact_id FROM models WHERE id = ? AND deleted_at IS NULL")
+                .bind(id.to_string())
+                .fetch_optional(&mut *tx)
+                .await?;
         let artifact = artifact.ok_or_else(|| gone("model", id))?;
         sqlx::query("UPDATE models SET deleted_at = ?, artifact_id = NULL WHERE id = ?")
             .bind(now_ms())

@@ -90,7 +90,11 @@ impl TrainedModel {
         }
         header.spec.check().map_err(|refusal| BundleError::Content(refusal.detail))?;
         let (width, latent) = (header.shape.width, header.spec.model.latent() as usize);
-        if width == 0 || header.scaling.scale.len() != width || header.scaling.shift.len() != width || header.columns.len() != width {
+        if width == 0
+            || header.scaling.scale.len() != width
+            || header.scaling.shift.len() != width
+            || header.columns.len() != width
+        {
             return Err(content("the scaling or the columns do not fit the width of the rows"));
         }
         let sampler = if header.spec.model.has_prior() {
@@ -167,4 +171,3 @@ impl TrainedModel {
         rows
     }
 }
-

@@ -24,7 +24,8 @@ impl<'a> Batches<'a> {
         let features = schema.features();
         let whole = features.len() == schema.kept().count();
         let width = features.len();
-        let mut batches = Self { rows, features, whole, scaling: Scaling { shift: Vec::new(), scale: Vec::new() }, device };
+        let mut batches =
+            Self { rows, features, whole, scaling: Scaling { shift: Vec::new(), scale: Vec::new() }, device };
         batches.scaling = Scaling::fit(spec, width, schema.image.is_some(), |visit| {
             let mut picked = Vec::with_capacity(width);
             for index in train {

@@ -96,7 +96,10 @@ mod tests {
     fn a_bundle_survives_its_bytes_and_has_one_spelling() {
         let bundle = Bundle {
             header: r#"{"a": 1}"#.to_owned(),
-            tensors: vec![Named { name: "m".into(), shape: vec![2, 2], values: vec![1.0, 2.0, 3.0, f32::MIN_POSITIVE] }, flat("v", vec![])],
+            tensors: vec![
+                Named { name: "m".into(), shape: vec![2, 2], values: vec![1.0, 2.0, 3.0, f32::MIN_POSITIVE] },
+                flat("v", vec![]),
+            ],
         };
         let bytes = bundle.to_bytes();
         assert_eq!(Bundle::from_bytes(&bytes).unwrap(), bundle);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::bundle::{Bundle, BundleError, flat};
 use super::device::Fingerprint;
 use super::optimizer::OptimizerState;
-use super::sums::Sums;
 use super::stopping::Best;
+use super::sums::Sums;
 use crate::models::parameters::Snapshot;
 
 /// A run between two steps.
@@ -89,7 +89,8 @@ impl Checkpoint {
             Ok(trained) => Some(Snapshot { trained, buffers: bundle.take("best.buffers")? }),
             Err(_) => None,
         };
-        let lengths = [first.len(), second.len(), best.as_ref().map_or(current.trained.len(), |best| best.trained.len())];
+        let lengths =
+            [first.len(), second.len(), best.as_ref().map_or(current.trained.len(), |best| best.trained.len())];
         if lengths.iter().any(|length| *length != current.trained.len()) {
             return Err(BundleError::Content("the parts of the checkpoint have different lengths".to_owned()));
         }

@@ -50,7 +50,8 @@ impl Devices {
             (DeviceSpec::Auto | DeviceSpec::Cuda, 1..) => Ok(Device::Cuda(0)),
             (DeviceSpec::Cuda, 0) => {
                 let why = self.cuda_absence.as_deref().unwrap_or("none was found");
-                let detail = format!("asks for CUDA, which this server does not have: {why}. Allowed are auto and cpu.");
+                let detail =
+                    format!("asks for CUDA, which this server does not have: {why}. Allowed are auto and cpu.");
                 Err(Refusal::at(Code::DeviceUnavailable, "/training/device", "unavailable", detail))
             }
         }
@@ -73,8 +74,10 @@ fn open_cuda_library() -> Result<(), String> {
                 use std::error::Error;
                 let words = fault.source().map_or_else(|| fault.to_string(), ToString::to_string);
                 let absent = words.contains("libtorch_cuda.so: cannot open shared object file");
-                let why = if absent { "it was installed for the CPU; `make setup-cuda` adds CUDA".to_owned() } else { words };
-                *RESULT.lock().expect("nothing panics while it holds this") = Some(format!("libtorch has no CUDA here: {why}"));
+                let why =
+                    if absent { "it was installed for the CPU; `make setup-cuda` adds CUDA".to_owned() } else { words };
+                *RESULT.lock().expect("nothing panics while it holds this") =
+                    Some(format!("libtorch has no CUDA here: {why}"));
             }
         }
     });

@@ -20,7 +20,8 @@ pub fn loss(network: &dyn Network, batches: &Batches<'_>, rows: &[u32], seed: u6
     for (index, chunk) in rows.chunks(EVALUATION_ROWS).enumerate() {
         let noise = Noise::new(seed, Purpose::Validation, index as u64, device);
         let loss = network.loss(&batches.tensor(chunk), &Step { training: false, epoch, noise: &noise });
-        let parts: Vec<(&'static str, f64)> = loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
+        let parts: Vec<(&'static str, f64)> =
+            loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
         sums.add(chunk.len(), loss.total.double_value(&[]), &parts, 0.0);
     }
     sums
@@ -38,7 +39,12 @@ pub fn reconstruction_error(network: &dyn Network, batches: &Batches<'_>, rows: 
 /// The same error of projecting on the first `components` principal components of the rows in `train`.
 ///
 /// `None` where there are too many columns, or as many components as columns.
-pub fn principal_components_error(batches: &Batches<'_>, train: &[u32], rows: &[u32], components: usize) -> Option<f64> {
+pub fn principal_components_error(
+    batches: &Batches<'_>,
+    train: &[u32],
+    rows: &[u32],
+    components: usize,
+) -> Option<f64> {
     let width = batches.scaling().width();
     if width > PCA_COLUMNS || components >= width || train.len() < 2 {
         return None;
@@ -64,7 +70,14 @@ pub fn principal_components_error(batches: &Batches<'_>, train: &[u32], rows: &[
 }
 
 /// The mean of log p(x) over `rows` by importance samples; `None` where the family has no density.
-pub fn log_likelihood(network: &dyn Network, batches: &Batches<'_>, rows: &[u32], samples: u32, seed: u64, device: Device) -> Option<f64> {
+pub fn log_likelihood(
+    network: &dyn Network,
+    batches: &Batches<'_>,
+    rows: &[u32],
+    samples: u32,
+    seed: u64,
+    device: Device,
+) -> Option<f64> {
     let _guard = tch::no_grad_guard();
     let mut sum = 0.0;
     for (index, chunk) in rows.chunks(EVALUATION_ROWS).enumerate() {

@@ -142,7 +142,11 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn begin(assignment: &Assignment<'a>, resume: Option<Checkpoint>, observer: &mut dyn Observer) -> Result<Self, TrainError> {
+    fn begin(
+        assignment: &Assignment<'a>,
+        resume: Option<Checkpoint>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
         let Assignment { spec, schema, rows, device } = *assignment;
         let label = schema.labels().first().map(|column| {
             let column = *column;
@@ -152,7 +156,13 @@ impl<'a> Run<'a> {
         let batches = Batches::fit(rows, schema, spec.scaling, &split.train, device);
         let mut built = artifact::build(spec, schema.row_shape(), device);
         let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
-        let mut state = RunState { epoch: 0, step: 0, sums: Sums::default(), best: Best::default(), fingerprint: Fingerprint::here(device) };
+        let mut state = RunState {
+            epoch: 0,
+            step: 0,
+            sums: Sums::default(),
+            best: Best::default(),
+            fingerprint: Fingerprint::here(device),
+        };
         let mut best_weights = None;
         if let Some(checkpoint) = resume {
             if checkpoint.state.fingerprint != state.fingerprint {
@@ -177,7 +187,22 @@ impl<'a> Run<'a> {
         }));
         let RunState { epoch, step, sums, best, .. } = state;
         let (last_checkpoint, speed) = (Instant::now(), Speed::new());
-        Ok(Self { spec, schema, device, batches, split, built, adam, epoch, step, sums, best, best_weights, last_checkpoint, speed })
+        Ok(Self {
+            spec,
+            schema,
+            device,
+            batches,
+            split,
+            built,
+            adam,
+            epoch,
+            step,
+            sums,
+            best,
+            best_weights,
+            last_checkpoint,
+            speed,
+        })
     }
 
     fn has_validation(&self) -> bool {
@@ -209,7 +234,8 @@ impl<'a> Run<'a> {
         if self.has_validation() {
             let epoch = f64::from(self.epoch + 1);
             let seed = self.spec.training.seed;
-            let sums = evaluation::loss(&*self.built.network, &self.batches, &self.split.validation, seed, epoch, self.device);
+            let sums =
+                evaluation::loss(&*self.built.network, &self.batches, &self.split.validation, seed, epoch, self.device);
             let loss = sums.loss().expect("there are validation rows");
             if !loss.is_finite() {
                 return self.diverged("the validation loss", observer);
@@ -237,7 +263,8 @@ impl<'a> Run<'a> {
         let epoch = f64::from(self.epoch) + self.step as f64 / steps as f64;
         let loss = self.built.network.loss(&x, &Step { training: true, epoch, noise: &noise });
         let total = loss.total.double_value(&[]);
-        let parts: Vec<(&'static str, f64)> = loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
+        let parts: Vec<(&'static str, f64)> =
+            loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
         if let Some((name, _)) = parts.iter().find(|(_, value)| !value.is_finite()) {
             return Err(format!("the part `{name}` of the loss"));
         }
@@ -263,7 +290,11 @@ impl<'a> Run<'a> {
         let place = format!("{what} was not finite in epoch {}, step {}", self.epoch + 1, self.step + 1);
         let advice = "A lower training.optimizer.lr or a training.clip_norm usually helps";
         if self.best_weights.is_none() {
-            return Err(Refusal::new(Code::Diverged, format!("Training diverged before an epoch was done: {place}. {advice}.")).into());
+            return Err(Refusal::new(
+                Code::Diverged,
+                format!("Training diverged before an epoch was done: {place}. {advice}."),
+            )
+            .into());
         }
         observer.observe(Report::Warning(format!(
             "Training diverged: {place}. The weights of epoch {} were kept. {advice}.",
@@ -315,12 +346,16 @@ impl<'a> Run<'a> {
         let kept = if self.best.epoch > 0 { self.best.epoch } else { self.epoch };
         let mut metrics = vec![Metric { name: "best_epoch".to_owned(), value: f64::from(kept) }];
         let latent = self.spec.model.latent() as usize;
-        for (phase, rows) in [("train", &self.split.train), ("validation", &self.split.validation), ("test", &self.split.test)] {
+        for (phase, rows) in
+            [("train", &self.split.train), ("validation", &self.split.validation), ("test", &self.split.test)]
+        {
             if rows.is_empty() {
                 continue;
             }
             let seed = self.spec.training.seed;
-            metrics.extend(evaluation::loss(network, &self.batches, rows, seed, f64::from(kept), self.device).metrics(phase));
+            metrics.extend(
+                evaluation::loss(network, &self.batches, rows, seed, f64::from(kept), self.device).metrics(phase),
+            );
             let error = evaluation::reconstruction_error(network, &self.batches, rows);
             metrics.extend(Metric::finite(format!("{phase}/mse"), error));
             let components = evaluation::principal_components_error(&self.batches, &self.split.train, rows, latent);
@@ -333,7 +368,8 @@ impl<'a> Run<'a> {
         }
         let sampler = self.sampler()?;
         let columns = self.schema.feature_columns().cloned().collect();
-        let header = ModelHeader::new(self.spec.clone(), columns, self.schema.row_shape(), self.batches.scaling().clone());
+        let header =
+            ModelHeader::new(self.spec.clone(), columns, self.schema.row_shape(), self.batches.scaling().clone());
         Ok(Finished { stop_reason, metrics, artifact: artifact::write(&header, &self.built.parameters, &sampler) })
     }
 
@@ -345,7 +381,12 @@ impl<'a> Run<'a> {
         for chunk in self.split.train.chunks(1024) {
             fit.add(&self.built.network.encode(&self.batches.tensor(chunk)).mean);
         }
-        Ok(fit.finish().ok_or_else(|| Refusal::new(Code::Diverged, "The codes of the training rows are not finite; train with a lower learning rate."))?)
+        Ok(fit.finish().ok_or_else(|| {
+            Refusal::new(
+                Code::Diverged,
+                "The codes of the training rows are not finite; train with a lower learning rate.",
+            )
+        })?)
     }
 }
 

@@ -171,7 +171,11 @@ impl TrainSpec {
             faults.push("/scaling", "conflict", "is `standard`, which leaves the range 0 to 1 that a bernoulli likelihood needs; allowed are auto, minmax, none");
         }
         if bernoulli && self.likelihood.variance != Variance::Auto {
-            faults.push("/likelihood/variance", "conflict", "goes with the gaussian likelihood; a bernoulli one has no variance of its own");
+            faults.push(
+                "/likelihood/variance",
+                "conflict",
+                "goes with the gaussian likelihood; a bernoulli one has no variance of its own",
+            );
         }
     }
 
@@ -189,14 +193,19 @@ impl TrainSpec {
         let width = schema.features().len();
         let parameters = self.parameters(width);
         if faults.is_empty() && parameters > PARAMETERS {
-            let detail = format!("makes a network of about {parameters} parameters for {width} columns; allowed are up to {PARAMETERS}");
+            let detail = format!(
+                "makes a network of about {parameters} parameters for {width} columns; allowed are up to {PARAMETERS}"
+            );
             faults.push("/network/hidden", "too_large", detail);
         }
         let mut spec = self.clone();
         spec.settle(schema, rows);
         if spec.likelihood.kind == LikelihoodKind::Bernoulli && spec.scaling == ScalingSpec::None {
             for column in schema.feature_columns().filter(|column| !within_unit(column.profile.as_ref())) {
-                let detail = format!("is bernoulli, and the column `{}` has values outside 0 to 1; leave `scaling` on auto or minmax", column.name);
+                let detail = format!(
+                    "is bernoulli, and the column `{}` has values outside 0 to 1; leave `scaling` on auto or minmax",
+                    column.name
+                );
                 faults.push("/likelihood", "out_of_range", detail);
             }
         }
@@ -228,18 +237,33 @@ impl TrainSpec {
         *batch = (*batch).min(rows.try_into().unwrap_or(u32::MAX));
     }
 
+    /// How many of the available threads one operation should use. The spec decides, not the load, so that the same job gives
+    /// the same bytes whatever else runs.
+    ///
+    /// Below ten million multiplications a step, waking a second thread takes longer than it saves.
+    pub fn threads(&self, width: usize, available: u32) -> u32 {
+        const WORTH_SHARING: u64 = 10_000_000;
+        let batch = u64::from(self.training.batch_size.unwrap_or(1));
+        if self.parameters(width).saturating_mul(batch) < WORTH_SHARING { 1 } else { available }
+    }
+
     /// About how many parameters the network has: weights and biases of the encoder and the decoder that mirrors it.
     fn parameters(&self, width: usize) -> u64 {
         let widths: Vec<u64> = std::iter::once(width as u64)
             .chain(self.network.hidden_for(width).into_iter().map(u64::from))
             .chain([2 * u64::from(self.model.latent())])
             .collect();
-        widths.windows(2).map(|pair| 2 * pair[0].saturating_mul(pair[1]).saturating_add(pair[1])).fold(0, u64::saturating_add)
+        widths
+            .windows(2)
+            .map(|pair| 2 * pair[0].saturating_mul(pair[1]).saturating_add(pair[1]))
+            .fold(0, u64::saturating_add)
     }
 }
 
 fn within_unit(profile: Option<&crate::data::dataset::Profile>) -> bool {
-    profile.is_some_and(|profile| profile.minimum.is_some_and(|low| low >= 0.0) && profile.maximum.is_some_and(|high| high <= 1.0))
+    profile.is_some_and(|profile| {
+        profile.minimum.is_some_and(|low| low >= 0.0) && profile.maximum.is_some_and(|high| high <= 1.0)
+    })
 }
 
 fn refuse_missing(schema: &Schema) -> Result<(), Refusal> {
@@ -247,7 +271,10 @@ fn refuse_missing(schema: &Schema) -> Result<(), Refusal> {
     for column in schema.feature_columns() {
         let missing = column.profile.as_ref().map_or(0, |profile| profile.missing);
         if missing > 0 {
-            let detail = format!("has {missing} missing values in the column `{}`; fill them in, drop those rows, or upload with the column in `ignore`", column.name);
+            let detail = format!(
+                "has {missing} missing values in the column `{}`; fill them in, drop those rows, or upload with the column in `ignore`",
+                column.name
+            );
             faults.push("/dataset", "missing_values", detail);
         }
     }

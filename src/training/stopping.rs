@@ -50,7 +50,11 @@ impl Best {
     /// Takes note of an epoch's validation loss; says whether it is the best so far.
     pub fn update(&mut self, epoch: u32, loss: f64, spec: &EarlyStoppingSpec) -> bool {
         let better = self.loss.is_none_or(|best| loss < best - spec.min_delta);
-        *self = if better { Self { epoch, loss: Some(loss), stale: 0 } } else { Self { stale: self.stale + 1, ..self.clone() } };
+        *self = if better {
+            Self { epoch, loss: Some(loss), stale: 0 }
+        } else {
+            Self { stale: self.stale + 1, ..self.clone() }
+        };
         better
     }
 

@@ -61,7 +61,10 @@ mod tests {
         sums.add(3, 1.0, &[("kl", 2.0)], 1.0);
         sums.add(1, 5.0, &[("kl", 6.0)], 3.0);
         let metrics = sums.metrics("train");
-        assert_eq!(metrics, [Metric { name: "train/loss".into(), value: 2.0 }, Metric { name: "train/kl".into(), value: 3.0 }]);
+        assert_eq!(
+            metrics,
+            [Metric { name: "train/loss".into(), value: 2.0 }, Metric { name: "train/kl".into(), value: 3.0 }]
+        );
         assert_eq!(sums.gradient_norm().unwrap().value, 2.0);
     }
 }

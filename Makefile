@@ -1,0 +1,46 @@
+# The front door. `make demo` and `make test` are all that a newcomer needs.
+
+PYTHON ?= python3
+LATENTE := target/release/latente
+# Tests run by nextest where it is installed, else by cargo itself.
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: ## fetch libtorch into .libtorch/ (CPU; CUDA too where there is an NVIDIA driver)
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3 is missing (Debian: apt-get install python3 python3-pip)"; exit 1; }
+	@$(PYTHON) scripts/libtorch.py
+
+setup-cuda: ## the same, with CUDA in any case
+	@$(PYTHON) scripts/libtorch.py --cuda
+
+build: setup ## build target/release/latente
+	cargo build --release --locked
+
+demo: build ## train on real data with a server of its own, and look at the results
+	@$(PYTHON) scripts/demo.py
+
+serve: build ## run a server on 127.0.0.1:8080 with its data in latente-data/
+	$(LATENTE) serve
+
+test: setup ## every test
+	$(TEST) --release --locked
+
+check: setup ## formatting, lints, documentation, tests
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items
+	$(TEST) --release --locked
+
+bench: build ## training speed beside PyTorch, start, memory, size (fetches PyTorch into .bench/)
+	@$(PYTHON) bench/train.py
+
+bench-quality: build ## figures that a right implementation reaches, beside their bars
+	@$(PYTHON) bench/quality.py
+
+clean: ## remove what was built and fetched
+	rm -rf target .libtorch .bench demo-output
