@@ -78,24 +78,35 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Lenient<T> {
 /// Reads a value, leaving out one faulty part after another until the rest can be read.
 fn lenient<T: DeserializeOwned>(mut json: Value) -> Lenient<T> {
     let mut faults = Faults::new();
-    for _ in 0..FAULTS_LISTED {
+    let mut found: Vec<String> = Vec::new();
+    for _ in 0..2 * FAULTS_LISTED {
         match serde_path_to_error::deserialize(&json) {
             Ok(value) => return Lenient { value: Some(value), faults },
             Err(error) => {
                 let detail = error.inner().to_string();
-                let mut at = pointer(error.path());
-                // An unknown field is named by the message; its path ends at the object that holds it.
-                if let Some(name) = unknown_field(&detail).filter(|name| !at.ends_with(&format!("/{}", escape(name)))) {
-                    at = format!("{at}/{}", escape(name));
+                let at = place(&pointer(error.path()), &detail);
+                // What is only missing because a part of it was at fault, and left out, was told already.
+                let follows = |earlier: &String| earlier.strip_prefix(&at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+                if !found.iter().any(follows) {
+                    faults.push(at.clone(), fault_code(&detail), detail);
                 }
-                faults.push(at.clone(), fault_code(&detail), detail);
                 if !remove(&mut json, &at) {
                     break;
                 }
+                found.push(at);
             }
         }
     }
     Lenient { value: None, faults }
+}
+
+/// Where a fault is. An unknown or missing field is named by the message alone: its path ends at the object around it.
+fn place(path: &str, detail: &str) -> String {
+    let named = |start: &str| detail.strip_prefix(start)?.split_once('`').map(|(name, _)| format!("/{}", escape(name)));
+    match named("unknown field `").or_else(|| named("missing field `")) {
+        Some(name) if !path.ends_with(&name) => format!("{path}{name}"),
+        _ => path.to_owned(),
+    }
 }
 
 /// Removes what a pointer names from the object that holds it; elements of arrays take their array along.
@@ -121,10 +132,6 @@ pub fn pointer(path: &Path) -> String {
 
 fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
-}
-
-fn unknown_field(detail: &str) -> Option<&str> {
-    detail.strip_prefix("unknown field `")?.split_once('`').map(|(name, _)| name)
 }
 
 /// A short code for what serde says.

@@ -54,7 +54,6 @@ pub struct Denoising {
     #[schema(minimum = 1, maximum = 65536)]
     pub latent: u32,
     /// How rows are damaged.
-    #[schema(inline)]
     pub corruption: Corruption,
     /// How much: a standard deviation for `gaussian` (up to 10), a share for the others (up to 0.95).
     #[schema(minimum = 0.0, maximum = 10.0)]

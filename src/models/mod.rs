@@ -201,7 +201,7 @@ macro_rules! families {
                 formula: $settings::FORMULA,
                 paper: $settings::PAPER,
                 has_prior: $settings::HAS_PRIOR,
-                settings: serde_json::to_value($settings::schema()).expect("a schema is JSON"),
+                settings: standalone::<$settings>(),
                 defaults: serde_json::to_value($settings::default()).expect("settings are JSON"),
             },)*]
         }
@@ -236,6 +236,20 @@ families! {
     Denoising => denoising as "denoising";
     /// Variational autoencoder: a probabilistic code with a prior, for sampling, likelihoods and smooth interpolation.
     Vae => vae as "vae";
+}
+
+/// The JSON Schema of a type, with what it refers to under `$defs`.
+fn standalone<T: ToSchema>() -> serde_json::Value {
+    let mut parts = Vec::new();
+    T::schemas(&mut parts);
+    let whole = serde_json::json!({"schema": T::schema(), "$defs": parts.into_iter().collect::<std::collections::BTreeMap<_, _>>()});
+    let text = whole.to_string().replace("#/components/schemas/", "#/$defs/");
+    let mut whole: serde_json::Value = serde_json::from_str(&text).expect("a schema is JSON");
+    let mut schema = whole["schema"].take();
+    if whole["$defs"].as_object().is_some_and(|parts| !parts.is_empty()) {
+        schema["$defs"] = whole["$defs"].take();
+    }
+    schema
 }
 
 fn variant(family: &str, settings: Cow<'static, str>, summary: &str) -> ObjectBuilder {

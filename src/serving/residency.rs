@@ -47,7 +47,7 @@ mod tests {
         residency.insert(b, 5, "b");
         assert_eq!(residency.get(a), Some(&"a"));
         residency.insert(c, 5, "c");
-        assert_eq!((residency.get(a), residency.get(b), residency.get(c)), (Some(&"a"), None, Some(&"c")));
+        assert_eq!([a, b, c].map(|id| residency.get(id).copied()), [Some("a"), None, Some("c")]);
         residency.remove(a);
         assert_eq!(residency.get(a), None);
     }

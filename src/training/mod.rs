@@ -248,6 +248,7 @@ impl<'a> Run<'a> {
         self.epoch += 1;
         self.step = 0;
         self.sums = Sums::default();
+        observer.observe(Report::Progress(self.progress(steps)));
         observer.observe(Report::Epoch { epoch: self.epoch, metrics });
         if observer.takes_checkpoint() {
             self.checkpoint(observer);

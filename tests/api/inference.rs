@@ -1,0 +1,173 @@
+//! Models answer: rows to codes and back, and new rows, in every form.
+
+use latente::data::npy::matrix;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, npy, short_job};
+
+async fn trained(app: &TestApp) -> (String, String) {
+    let dataset = app.upload_digits(200).await;
+    let model = app.train(&short_job(&dataset)).await;
+    (dataset, format!("/v1/models/{model}"))
+}
+
+fn rows(value: &Value) -> Vec<Vec<f64>> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn close(one: &Value, other: &Value) {
+    for (a, b) in rows(one).concat().iter().zip(rows(other).concat()) {
+        assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} is not {b}");
+    }
+}
+
+#[tokio::test]
+async fn get_and_post_answer_the_same() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let stored = app.get(&format!("/v1/datasets/{dataset}/rows?limit=3")).await.expect(200);
+    let pixels: Vec<Vec<f64>> = rows(&stored["rows"]).into_iter().map(|row| row[..64].to_vec()).collect();
+
+    let by_reference = app.get(&format!("{model}/encode?dataset={dataset}&rows=0-2")).await.expect(200);
+    let by_body = app.post(&format!("{model}/encode"), &json!({"rows": pixels})).await.expect(200);
+    assert_eq!(by_reference, by_body);
+    assert_eq!((rows(&by_body["codes"]).len(), rows(&by_body["codes"])[0].len()), (3, 3));
+    assert!(rows(&by_body["spread"]).concat().iter().all(|value| *value > 0.0));
+
+    let inline = pixels[1].iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+    let one = app.get(&format!("{model}/encode?x={inline}")).await.expect(200);
+    close(&one["codes"], &json!([by_body["codes"][1]]));
+
+    let names = app.get(&model).await.expect(200)["columns"].clone();
+    let named: serde_json::Map<String, Value> = names
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(&pixels[1])
+        .map(|(column, value)| (column["name"].as_str().unwrap().to_owned(), json!(value)))
+        .collect();
+    let by_name = app.post(&format!("{model}/encode"), &json!({"rows": [named]})).await.expect(200);
+    assert_eq!(by_name, one);
+
+    let decoded = app.post(&format!("{model}/decode"), &json!({"codes": by_body["codes"]})).await.expect(200);
+    let rebuilt = app.get(&format!("{model}/reconstruct?dataset={dataset}&rows=0-2")).await.expect(200);
+    close(&decoded["rows"], &rebuilt["rows"]);
+    // The error is the mean square in scaled units: pixels go from 0 to 16.
+    let expected: f64 =
+        rows(&rebuilt["rows"])[0].iter().zip(&pixels[0]).map(|(a, b)| ((a - b) / 16.0).powi(2)).sum::<f64>() / 64.0;
+    assert!((rebuilt["errors"][0].as_f64().unwrap() - expected).abs() < 1e-5);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn samples_depend_on_the_seed_and_nothing_else() {
+    let app = TestApp::start().await;
+    let (_, model) = trained(&app).await;
+    let draw = async |query: &str| app.get(&format!("{model}/sample?{query}")).await.expect(200);
+    let first = draw("n=4&seed=7").await;
+    assert_eq!(rows(&first["rows"]).len(), 4);
+    assert_eq!(first, draw("seed=7&n=4").await);
+    assert_ne!(first, draw("n=4&seed=8").await);
+    assert_eq!(first, app.post(&format!("{model}/sample"), &json!({"n": 4, "seed": 7})).await.expect(200));
+    let calm = draw("n=2&seed=7&temperature=0").await;
+    assert_eq!(calm["rows"][0], calm["rows"][1], "without spread every draw is the middle");
+    // Callers who share a batch do not share draws.
+    let together = futures_util::future::join_all((0..30).map(|seed| {
+        let (app, model) = (&app, &model);
+        async move { (seed, app.get(&format!("{model}/sample?n=2&seed={seed}")).await.expect(200)) }
+    }))
+    .await;
+    for (seed, answer) in together {
+        close(&answer["rows"], &draw(&format!("n=2&seed={seed}")).await["rows"]);
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn numpy_goes_in_and_comes_out() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let json = app.get(&format!("{model}/encode?dataset={dataset}&rows=0-1")).await.expect(200);
+    let stored = app.get(&format!("/v1/datasets/{dataset}/rows?limit=2")).await.expect(200);
+    let values: Vec<f32> =
+        rows(&stored["rows"]).into_iter().flat_map(|row| row[..64].to_vec()).map(|value| value as f32).collect();
+    let answer = app.post_as(&format!("{model}/encode?format=npy"), "application/x-npy", npy(2, 64, &values)).await;
+    assert_eq!(answer.headers["content-type"], "application/x-npy");
+    let (count, width, codes) = matrix(&answer.body, 100).unwrap();
+    assert_eq!((count, width), (2, 3));
+    close(&json!(codes.chunks(3).collect::<Vec<_>>()), &json["codes"]);
+    app.post_as(&format!("{model}/encode"), "application/x-npy", npy(1, 3, &[1.0; 3])).await.refuses(
+        422,
+        "invalid_request",
+        &["/"],
+    );
+    app.post_as(&format!("{model}/encode"), "application/x-npy", npy(1, 64, &[f32::NAN; 64])).await.refuses(
+        422,
+        "invalid_request",
+        &["/rows/0/0"],
+    );
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn images_come_as_pictures() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    for path in
+        [format!("sample?n=9&seed=1"), format!("reconstruct?dataset={dataset}&rows=0-4"), "decode?x=0,0,0".to_owned()]
+    {
+        let answer = app.get_as(&format!("{model}/{path}"), "image/png").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.headers["content-type"].to_str().unwrap()),
+            (200, "image/png"),
+            "{path}"
+        );
+        let picture = image::load_from_memory(&answer.body).unwrap().to_rgb8();
+        let shades: std::collections::BTreeSet<u8> = picture.pixels().map(|pixel| pixel.0[0]).collect();
+        assert!(shades.len() > 4, "{path} is blank");
+    }
+    app.get_as(&format!("{model}/encode?dataset={dataset}"), "image/png").await.refuses(406, "not_acceptable", &[]);
+    let table = app.upload("", "a,b\n1,2\n3,4\n5,7\n8,1\n").await["id"].as_str().unwrap().to_owned();
+    let plain = app.train(&json!({"dataset": table, "model": {"family": "autoencoder", "settings": {"latent": 1}}, "training": {"epochs": 1}})).await;
+    app.get_as(&format!("/v1/models/{plain}/sample"), "image/png").await.refuses(406, "not_acceptable", &[]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn each_bad_question_is_refused_where_it_is_wrong_and_the_next_is_answered() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let post = async |what: &str, body: Value| app.post(&format!("{model}/{what}"), &body).await;
+    post("encode", json!({"rows": [[1, 2]]})).await.refuses(422, "invalid_request", &["/rows/0"]);
+    post("encode", json!({"rows": []})).await.refuses(422, "invalid_request", &["/rows"]);
+    post("encode", json!({"rows": [vec![Value::Null; 2]]})).await.refuses(422, "invalid_request", &["/rows/0"]);
+    post("encode", json!({"rows": "many"})).await.refuses(422, "invalid_request", &["/rows"]);
+    post("encode", json!({"row": []})).await.refuses(422, "invalid_request", &["/row"]);
+    post("decode", json!({"codes": [[1, 2, 3, 4]]})).await.refuses(422, "invalid_request", &["/codes/0"]);
+    post("decode", json!({"codes": [[1, 2, 1e300]]})).await.refuses(422, "invalid_request", &["/codes/0/2"]);
+    post("sample", json!({"n": 0})).await.refuses(422, "invalid_request", &["/n"]);
+    post("sample", json!({"n": 1_000_000_000})).await.refuses(422, "invalid_request", &["/n"]);
+    post("sample", json!({"n": -1})).await.refuses(422, "invalid_request", &["/n"]);
+    let get = async |query: &str| app.get(&format!("{model}/{query}")).await;
+    get("sample?n=0").await.refuses(422, "invalid_request", &["?n"]);
+    get("sample?n=x").await.refuses(422, "invalid_request", &["?n"]);
+    get("sample?count=3").await.refuses(422, "invalid_request", &["?count"]);
+    get("sample?temperature=-1").await.refuses(422, "invalid_request", &["?temperature"]);
+    get("encode").await.refuses(422, "invalid_request", &["?dataset"]);
+    get("encode?x=1,2").await.refuses(422, "invalid_request", &["?x"]);
+    get(&format!("encode?dataset={dataset}&rows=0-200")).await.refuses(422, "invalid_request", &["?rows"]);
+    get("decode?x=nan,1,2").await.refuses(422, "invalid_request", &["?x"]);
+    let other = app.upload("", "a,b\n1,2\n3,4\n").await["id"].as_str().unwrap().to_owned();
+    get(&format!("encode?dataset={other}")).await.refuses(422, "invalid_request", &["?dataset"]);
+    let deep = format!("{{\"rows\": {}", "[".repeat(100_000));
+    app.post_as(&format!("{model}/encode"), "application/json", deep).await.refuses(422, "invalid_request", &["/rows/0/0"]);
+    app.post_as(&format!("{model}/encode"), "application/json", "{\"rows\": [[1,").await.refuses(
+        400,
+        "invalid_json",
+        &[],
+    );
+    app.post_as(&format!("{model}/encode"), "text/plain", "1").await.refuses(415, "unsupported_media_type", &[]);
+    app.get_as(&format!("{model}/sample"), "text/html").await.refuses(406, "not_acceptable", &[]);
+    get("sample?n=1").await.expect(200);
+    app.stop().await;
+}

@@ -1,0 +1,14 @@
+//! Stories of the API: through the real router, on a real database, with real trainer processes.
+//!
+//! Those that kill things run the executable itself (`server`).
+
+mod support;
+
+mod datasets;
+mod inference;
+mod jobs;
+mod models;
+mod openapi;
+mod refusals;
+mod server;
+mod store;

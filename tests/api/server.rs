@@ -1,0 +1,314 @@
+//! Stories of the executable: what is killed goes on, and what is stopped stops in order.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use crate::support::{EXECUTABLE, digits, until};
+
+/// A running server.
+struct Server {
+    process: Child,
+    base: String,
+    client: Client,
+}
+
+impl Server {
+    fn start(data: &Path, workers: u32) -> Self {
+        let mut process = Command::new(EXECUTABLE)
+            .args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string(), "--threads", "1", "--data"])
+            .arg(data)
+            .env("LATENTE_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let base =
+            line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("the server said `{line}`")).to_owned();
+        Self { process, base, client: Client::new() }
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.client.get(format!("{}{path}", self.base)).send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn bytes(&self, path: &str) -> Vec<u8> {
+        self.client.get(format!("{}{path}", self.base)).send().await.unwrap().bytes().await.unwrap().to_vec()
+    }
+
+    async fn upload(&self) -> String {
+        let answer = self
+            .client
+            .post(format!("{}/v1/datasets?label=digit&shape=8x8", self.base))
+            .body(digits(600))
+            .send()
+            .await
+            .unwrap();
+        answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn submit(&self, spec: &Value) -> String {
+        let answer = self.client.post(format!("{}/v1/jobs", self.base)).json(spec).send().await.unwrap();
+        let view: Value = answer.json().await.unwrap();
+        view["id"].as_str().unwrap_or_else(|| panic!("{view}")).to_owned()
+    }
+
+    async fn wait(&self, job: &str) -> Value {
+        until(async || {
+            let view = self.get(&format!("/v1/jobs/{job}?wait=20s")).await;
+            ["succeeded", "failed", "cancelled"].contains(&view["status"].as_str().unwrap()).then_some(view)
+        })
+        .await
+    }
+
+    /// The weights of a job that succeeded.
+    async fn weights(&self, job: &str) -> Vec<u8> {
+        let view = self.wait(job).await;
+        assert_eq!(view["status"], "succeeded", "{view}");
+        self.bytes(&format!("/v1/models/{}/artifacts/safetensors", view["model_id"].as_str().unwrap())).await
+    }
+
+    async fn train(&self, spec: &Value) -> (String, Vec<u8>) {
+        let job = self.submit(spec).await;
+        let weights = self.weights(&job).await;
+        (job, weights)
+    }
+
+    async fn curve(&self, job: &str) -> Value {
+        self.get(&format!("/v1/jobs/{job}/metrics?max_points=10000")).await["series"].clone()
+    }
+
+    /// Waits until a job has recorded so many epochs.
+    async fn reaches(&self, job: &str, epochs: usize) {
+        until(async || (self.curve(job).await[0]["steps"].as_array().map_or(0, Vec::len) >= epochs).then_some(()))
+            .await;
+    }
+
+    fn signal(&self, name: &str) {
+        signal(name, self.process.id());
+    }
+
+    fn kill(mut self) {
+        self.signal("-KILL");
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+/// Processes whose parent is `pid`.
+fn children(pid: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
+    processes
+        .filter(|process| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(1))
+                .and_then(|parent| parent.parse().ok());
+            parent == Some(pid)
+        })
+        .collect()
+}
+
+/// A job of a few seconds.
+fn job(dataset: &str, seed: u64) -> Value {
+    json!({
+        "dataset": dataset,
+        "model": {"family": "vae", "settings": {"latent": 4}},
+        "training": {"epochs": 150, "seed": seed, "early_stopping": {"patience": 0}},
+    })
+}
+
+fn kinds(events: &Value) -> Vec<&str> {
+    events["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .filter(|kind| *kind != "epoch")
+        .collect()
+}
+
+#[tokio::test]
+async fn a_killed_server_goes_on_where_it_was_and_ends_with_the_same_bytes() {
+    let data = tempfile::tempdir().unwrap();
+    let mut server = Server::start(data.path(), 1);
+    let dataset = server.upload().await;
+    let (whole, expected) = server.train(&job(&dataset, 1)).await;
+    let interrupted = server.submit(&job(&dataset, 1)).await;
+    for epochs in [20, 70] {
+        server.reaches(&interrupted, epochs).await;
+        let trainers = children(server.process.id());
+        server.kill();
+        // A trainer whose server is gone ends by itself.
+        until(async || trainers.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()).then_some(())).await;
+        server = Server::start(data.path(), 1);
+    }
+    assert_eq!(server.weights(&interrupted).await, expected);
+    assert_eq!(server.curve(&interrupted).await, server.curve(&whole).await, "the curve has a gap or a double");
+    let view = server.get(&format!("/v1/jobs/{interrupted}")).await;
+    assert_eq!(view["attempt"], 3);
+    let events = server.get(&format!("/v1/jobs/{interrupted}/events?after=0&limit=100")).await;
+    assert_eq!(kinds(&events)[..3], ["queued", "started", "interrupted"]);
+}
+
+#[tokio::test]
+async fn a_killed_trainer_goes_on_without_a_restart_and_ends_with_the_same_bytes() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), 1);
+    let dataset = server.upload().await;
+    let (whole, expected) = server.train(&job(&dataset, 2)).await;
+    let interrupted = server.submit(&job(&dataset, 2)).await;
+    for epochs in [10, 50, 100] {
+        server.reaches(&interrupted, epochs).await;
+        for trainer in children(server.process.id()) {
+            signal("-KILL", trainer);
+        }
+    }
+    assert_eq!(server.weights(&interrupted).await, expected);
+    assert_eq!(server.curve(&interrupted).await, server.curve(&whole).await);
+    assert!(server.get(&format!("/v1/jobs/{interrupted}")).await["attempt"].as_u64().unwrap() >= 2);
+}
+
+#[tokio::test]
+async fn two_jobs_at_once_give_the_bytes_of_one_after_the_other() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), 2);
+    let dataset = server.upload().await;
+    let together = [server.submit(&job(&dataset, 3)).await, server.submit(&job(&dataset, 4)).await];
+    server.reaches(&together[0], 5).await;
+    server.reaches(&together[1], 5).await;
+    assert_eq!(server.get("/readyz").await["running"], 2);
+    let together = [server.weights(&together[0]).await, server.weights(&together[1]).await];
+    assert_ne!(together[0], together[1]);
+    for (seed, weights) in [3, 4].into_iter().zip(together) {
+        assert_eq!(server.train(&job(&dataset, seed)).await.1, weights);
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_drains_keeps_a_checkpoint_requeues_and_exits_in_order() {
+    let data = tempfile::tempdir().unwrap();
+    let mut server = Server::start(data.path(), 1);
+    let dataset = server.upload().await;
+    let (_, expected) = server.train(&job(&dataset, 5)).await;
+    let interrupted = server.submit(&job(&dataset, 5)).await;
+    server.reaches(&interrupted, 30).await;
+    // Streams must not hold the server up.
+    let events = format!("{}/v1/jobs/{interrupted}/events", server.base);
+    let streams: Vec<_> = (0..20)
+        .map(|_| {
+            let request = server.client.get(&events).header("accept", "text/event-stream");
+            tokio::spawn(async move { request.send().await.unwrap().bytes().await })
+        })
+        .collect();
+    tokio::time::timeout(
+        Duration::from_secs(20),
+        until(async || (server.get("/readyz").await["running"] == 1).then_some(())),
+    )
+    .await
+    .unwrap();
+    server.signal("-INT");
+    let status = tokio::time::timeout(Duration::from_secs(10), until(async || server.process.try_wait().unwrap()));
+    assert!(status.await.expect("it takes more than ten seconds").success());
+    for stream in streams {
+        let _ = stream.await.unwrap();
+    }
+    server = Server::start(data.path(), 1);
+    let view = server.get(&format!("/v1/jobs/{interrupted}")).await;
+    assert!(["queued", "running"].contains(&view["status"].as_str().unwrap()), "{view}");
+    assert_eq!(server.weights(&interrupted).await, expected);
+    let all = server.get(&format!("/v1/jobs/{interrupted}/events?limit=100")).await;
+    let resumed = all["data"].as_array().unwrap().iter().find(|event| event["kind"] == "resumed").unwrap();
+    assert!(resumed["data"]["from_epoch"].as_u64().unwrap() >= 30, "{resumed}");
+}
+
+#[tokio::test]
+async fn the_command_line_trains_without_a_server_and_gives_the_same_weights() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(&data.path().join("data"), 1);
+    let dataset = server.upload().await;
+    let mut spec = job(&dataset, 6);
+    spec["training"]["epochs"] = json!(5);
+    let (_, expected) = server.train(&spec).await;
+    let file = data.path().join("digits.csv");
+    std::fs::write(&file, digits(600)).unwrap();
+    let output = data.path().join("model.safetensors");
+    let run = Command::new(EXECUTABLE)
+        .args([
+            "train",
+            "--label",
+            "digit",
+            "--shape",
+            "8x8",
+            "--threads",
+            "1",
+            "--quiet",
+            "--spec",
+            &spec.to_string(),
+            "-o",
+        ])
+        .args([&output, &file])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(String::from_utf8_lossy(&run.stdout).contains("validation/loss"));
+    assert_eq!(std::fs::read(output).unwrap(), expected);
+}
+
+#[test]
+fn the_command_line_says_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.csv");
+    std::fs::write(&file, "a,b\n1,2\n3,x\n").unwrap();
+    let check = |arguments: &[&str], expected: &str| {
+        let run = Command::new(EXECUTABLE).args(arguments).current_dir(directory.path()).output().unwrap();
+        let words = String::from_utf8_lossy(&run.stderr);
+        assert!(!run.status.success() && words.contains(expected), "{arguments:?}: {words}");
+    };
+    check(&["train", "bad.csv"], "line 3");
+    check(&["train", "none.csv"], "none.csv");
+    std::fs::write(&file, "a,b\n1,2\n3,4\n").unwrap();
+    check(&["train", "bad.csv", "--latent", "0"], "/model/settings/latent");
+    check(&["train", "bad.csv", "--family", "vea"], "vae");
+    check(&["serve", "--listen", "0.0.0.0:0"], "--insecure");
+    check(&["serve", "--workers", "many"], "--workers");
+    assert!(!directory.path().join("model.safetensors").exists());
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_data_is_refused_and_the_doctor_says_what_works() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), 1);
+    let second = Command::new(EXECUTABLE)
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    assert!(!second.status.success() && String::from_utf8_lossy(&second.stderr).contains("in use"));
+    drop(server);
+    let doctor = Command::new(EXECUTABLE).args(["doctor", "--data"]).arg(data.path()).output().unwrap();
+    let words = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.status.success(), "{words}");
+    for line in ["libtorch", "cuda", "data directory", "database"] {
+        assert!(words.lines().any(|one| one.starts_with("ok ") && one.contains(line)), "{words}");
+    }
+}

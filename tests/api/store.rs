@@ -1,0 +1,222 @@
+//! The database keeps its promises: leases fence, transactions are whole, damage is seen.
+
+use std::path::Path;
+
+use latente::data::{IngestSpec, ingest};
+use latente::domain::job::{JobStatus, StopReason};
+use latente::domain::metric::Metric;
+use latente::domain::refusal::{Code, Refusal};
+use latente::models::ModelSpec;
+use latente::store::jobs::{CheckpointRecord, EpochRecord, Interruption, JobFilter, Lease, NewJob};
+use latente::store::{Page, Store, StoreError};
+use latente::training::spec::TrainSpec;
+
+struct Bench {
+    directory: tempfile::TempDir,
+    store: Store,
+    spec: TrainSpec,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).await.unwrap();
+        let scratch = store.scratch().unwrap();
+        std::fs::write(scratch.path("upload"), "a,b\n1,2\n3,4\n5,6\n").unwrap();
+        let ingested = ingest(&scratch.path("upload"), &scratch.path("rows"), &IngestSpec::default(), 1 << 20).unwrap();
+        let dataset = store.insert_dataset("d", &ingested, &scratch.path("rows")).await.unwrap();
+        let spec = TrainSpec::new(dataset.id, ModelSpec::default_of("vae").unwrap())
+            .resolve(&dataset.schema, dataset.rows)
+            .unwrap();
+        Self { directory, store, spec }
+    }
+
+    async fn claimed(&self) -> Lease {
+        let new = NewJob { spec: self.spec.clone(), max_deaths: 3, idempotency_key: None };
+        self.store.insert_job(&new).await.unwrap();
+        self.store.claim_next("w").await.unwrap().unwrap().1
+    }
+
+    async fn status(&self, lease: &Lease) -> JobStatus {
+        self.store.job(lease.job).await.unwrap().status
+    }
+
+    fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join("latente.db")
+    }
+}
+
+fn epoch(epoch: u32, value: f64) -> EpochRecord {
+    EpochRecord { epoch, metrics: vec![Metric { name: "train/loss".into(), value }] }
+}
+
+fn checkpoint(epoch: u32, data: &[u8]) -> Option<CheckpointRecord<'_>> {
+    Some(CheckpointRecord { epoch, step: 0, data })
+}
+
+async fn query(path: &Path, sql: &'static str) -> i64 {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+async fn change(path: &Path, sql: &'static str) -> u64 {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_its_lease_can_write_nothing() {
+    let bench = Bench::new().await;
+    let old = bench.claimed().await;
+    assert_eq!(bench.store.reap(true, &[]).await.unwrap(), [(old.job, JobStatus::Queued)]);
+    let (_, new) = bench.store.claim_next("w").await.unwrap().unwrap();
+    assert_eq!(new.attempt, old.attempt + 1);
+    let store = &bench.store;
+    let schema = store.dataset(bench.spec.dataset).await.unwrap().schema;
+    let lost = [
+        store.heartbeat(&old, None).await.err(),
+        store.record_training(&old, &[epoch(1, 1.0)], checkpoint(1, b"x")).await.err(),
+        store.record_event(&old, "warning", &serde_json::json!({})).await.err(),
+        store.succeed(&old, StopReason::Completed, &[], &schema, b"model").await.err(),
+        store.fail(&old, &Refusal::new(Code::Internal, "x")).await.err(),
+        store.finish_cancel(&old).await.err(),
+        store.interrupt(&old, Interruption::Death, "x").await.err(),
+    ];
+    for error in lost {
+        assert!(matches!(error, Some(StoreError::LeaseLost)), "{error:?}");
+    }
+    assert_eq!(bench.status(&new).await, JobStatus::Running);
+    assert!(store.series(new.job, 10).await.unwrap().is_empty());
+    assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 0, "a fenced write left bytes behind");
+    store.succeed(&new, StopReason::Completed, &[], &schema, b"model").await.unwrap();
+    assert_eq!(bench.status(&new).await, JobStatus::Succeeded);
+    assert!(
+        matches!(store.fail(&new, &Refusal::new(Code::Internal, "x")).await, Err(StoreError::LeaseLost)),
+        "a job ends once"
+    );
+}
+
+#[tokio::test]
+async fn a_living_worker_keeps_its_job_whatever_the_clock_says() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    change(&bench.database(), "UPDATE jobs SET lease_expires_at = 1").await;
+    assert_eq!(bench.store.reap(false, &[lease.job]).await.unwrap(), []);
+    assert_eq!(bench.store.reap(false, &[]).await.unwrap(), [(lease.job, JobStatus::Queued)]);
+}
+
+#[tokio::test]
+async fn an_epoch_that_is_trained_again_replaces_its_numbers_and_is_no_second_event() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    bench.store.record_training(&lease, &[epoch(1, 5.0), epoch(2, 4.0)], None).await.unwrap();
+    bench.store.record_training(&lease, &[epoch(2, 3.5), epoch(3, 3.0)], None).await.unwrap();
+    let series = bench.store.series(lease.job, 100).await.unwrap();
+    assert_eq!((series[0].steps.clone(), series[0].values.clone()), (vec![1, 2, 3], vec![5.0, 3.5, 3.0]));
+    let events = bench.store.events_after(lease.job, 0, 100).await.unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "epoch").count(), 3);
+}
+
+#[tokio::test]
+async fn the_last_two_checkpoints_are_kept_and_a_damaged_one_falls_back() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    // The last one is larger than one piece.
+    let large = vec![3; 3 << 20];
+    for (number, data) in [(1, &b"first"[..]), (2, b"second"), (3, &large)] {
+        bench.store.record_training(&lease, &[epoch(number, 1.0)], checkpoint(number, data)).await.unwrap();
+    }
+    assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 2);
+    assert_eq!(bench.store.latest_checkpoint(lease.job).await.unwrap(), (Some(large), 0));
+    let damaged = change(&bench.database(), "UPDATE artifact_chunks SET data = x'00' WHERE position = 1").await;
+    assert_eq!(damaged, 1);
+    assert_eq!(bench.store.latest_checkpoint(lease.job).await.unwrap(), (Some(b"second".to_vec()), 1));
+}
+
+#[tokio::test]
+async fn three_deaths_without_progress_fail_a_job_and_a_checkpoint_forgives() {
+    let bench = Bench::new().await;
+    let mut lease = bench.claimed().await;
+    for death in 1..=2 {
+        assert_eq!(bench.store.interrupt(&lease, Interruption::Death, "Died.").await.unwrap(), JobStatus::Queued);
+        lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+        assert_eq!(bench.store.job(lease.job).await.unwrap().deaths, death);
+    }
+    bench.store.record_training(&lease, &[], checkpoint(1, b"x")).await.unwrap();
+    for _ in 0..2 {
+        bench.store.interrupt(&lease, Interruption::Death, "Died.").await.unwrap();
+        lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+    }
+    // A shutdown of the server is nobody's fault.
+    bench.store.interrupt(&lease, Interruption::Shutdown, "Shutting down.").await.unwrap();
+    lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+    assert_eq!(bench.store.interrupt(&lease, Interruption::Death, "Died.").await.unwrap(), JobStatus::Failed);
+    let job = bench.store.job(lease.job).await.unwrap();
+    assert_eq!(job.error.unwrap().code, Code::TrainerDied);
+}
+
+#[tokio::test]
+async fn an_interrupted_cancel_is_a_cancel() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    assert_eq!(bench.store.request_cancel(lease.job).await.unwrap().status, JobStatus::Cancelling);
+    assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Cancelling);
+    assert_eq!(bench.store.reap(true, &[]).await.unwrap(), [(lease.job, JobStatus::Cancelled)]);
+}
+
+#[tokio::test]
+async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    bench.store.record_training(&lease, &[epoch(1, 1.0)], checkpoint(1, b"x")).await.unwrap();
+    let schema = bench.store.dataset(bench.spec.dataset).await.unwrap().schema;
+    let figures = [Metric { name: "test/loss".into(), value: 0.1 + 0.2 }];
+    let model = bench.store.succeed(&lease, StopReason::EarlyStopped, &figures, &schema, b"weights").await.unwrap();
+    let job = bench.store.job(lease.job).await.unwrap();
+    assert_eq!(
+        (job.model_id, job.stop_reason, job.metrics.unwrap()["test/loss"]),
+        (Some(model), Some(StopReason::EarlyStopped), 0.1 + 0.2)
+    );
+    let model = bench.store.model(model).await.unwrap();
+    assert_eq!(bench.store.artifact(model.artifact_id).await.unwrap(), b"weights");
+    assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 1, "the checkpoint is needless now");
+    bench.store.delete_model(model.id).await.unwrap();
+    assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifact_chunks").await, 0);
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_owner_and_forgets_half_done_uploads() {
+    let bench = Bench::new().await;
+    assert!(matches!(Store::open(bench.directory.path()).await, Err(StoreError::InUse(_))));
+    let (path, dataset) = (bench.directory.path().to_owned(), bench.spec.dataset);
+    bench.store.close().await;
+    std::fs::create_dir(path.join("datasets/ds_orphan")).unwrap();
+    std::fs::write(path.join("tmp/left"), "x").unwrap();
+    let Bench { store, directory, .. } = bench;
+    drop(store);
+    let again = Store::open(&path).await.unwrap();
+    assert!(!path.join("datasets/ds_orphan").exists() && !path.join("tmp/left").exists());
+    assert!(again.rows_path(dataset).exists());
+    drop((again, directory));
+}
+
+#[tokio::test]
+async fn the_queue_goes_by_age() {
+    let bench = Bench::new().await;
+    let new = NewJob { spec: bench.spec.clone(), max_deaths: 3, idempotency_key: None };
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        asked.push(bench.store.insert_job(&new).await.unwrap().0.id);
+    }
+    let mut claimed = Vec::new();
+    while let Some((job, _)) = bench.store.claim_next("w").await.unwrap() {
+        claimed.push(job.id);
+    }
+    assert_eq!(claimed, asked);
+    let running = JobFilter { status: Some(JobStatus::Running), ..JobFilter::default() };
+    let listed = bench.store.jobs(&Page { limit: 3, after: None }, &running).await.unwrap();
+    assert!(listed.has_more && listed.items.len() == 3);
+    assert_eq!(bench.store.queue_length().await.unwrap(), (0, 4));
+}
