@@ -13,6 +13,10 @@ fn main() {
     let library = PathBuf::from(&directory);
     let library = library.canonicalize().unwrap_or(library);
     let cuda = library.with_file_name("cuda");
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", library.display());
+        return;
+    }
     // DT_RPATH rather than DT_RUNPATH: it also holds for what libtorch itself loads (NVIDIA's libraries among it).
     println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
     for path in ["$ORIGIN/../lib/latente", &library.display().to_string(), &cuda.display().to_string()] {

@@ -7,6 +7,7 @@ done once (starting, reading the data, measuring the finished model) cancels out
 
     python3 bench/train.py                 as `make bench` does
     python3 bench/train.py --dry           print only; leave BENCHMARKS.md alone
+    python3 bench/train.py --anyway        write the figures of a machine that was busy with other work, too
 """
 
 import argparse
@@ -50,6 +51,7 @@ def main():
     arguments.add_argument("--latente", type=Path, default=harness.LATENTE, help="the program to measure")
     arguments.add_argument("--rounds", type=int, default=3, help="how often each speed is measured (3)")
     arguments.add_argument("--dry", action="store_true", help="leave BENCHMARKS.md alone")
+    arguments.add_argument("--anyway", action="store_true", help="write figures even when other work disturbed them")
     options = arguments.parse_args()
     if sys.platform != "linux":
         harness.fail("memory is read from /proc, so this needs Linux")
@@ -68,10 +70,13 @@ def main():
     peaks = {name: figures.get("peak_kib") for name, figures in measured.items()}
     peaks[version] = trainer_peak(options.latente, data)
     say(f"peak of the trainer {mib(peaks[version])}")
+    machine.look()
     single = singles(options.latente, version)
     lines = [machine.sentence(), "", *speed_lines(measured, peaks, content), "", *single]
     if options.dry:
         say("\n".join(lines))
+    elif not machine.was_quiet() and not options.anyway:
+        harness.fail(f"BENCHMARKS.md was left alone. {machine.sentence()} Run this again when the machine is quiet, or with --anyway.")
     else:
         harness.write_section("train", lines)
 

@@ -4,10 +4,10 @@
 --   * Ids are text, a prefix and a UUIDv7, made by the program: they sort by time and mean the same in every database.
 --   * Times are milliseconds since 1970 in UTC, whole numbers: they compare without parsing in any database.
 --   * JSON is kept as text. The program owns its form; no query looks inside.
---   * Nothing here is peculiar to SQLite but WITHOUT ROWID and STRICT, which can be dropped elsewhere.
+--   * Little here is peculiar to SQLite: WITHOUT ROWID and STRICT can be dropped elsewhere, and BLOB is BYTEA in PostgreSQL.
 
 -- Bytes of models and checkpoints. They live in the database so that a job, its metrics and its model commit together and
--- one file is the whole backup.
+-- the directory with this file and the rows beside it is the whole backup.
 CREATE TABLE artifacts (
     id         TEXT PRIMARY KEY,
     bytes      INTEGER NOT NULL,

@@ -63,13 +63,15 @@ fn announce(config: &ServerConfig, app: &App, listener: &TcpListener) -> anyhow:
         0 => format!("CPU ({}), no CUDA: {}", devices.cpu, devices.cuda_absence.as_deref().unwrap_or("none")),
         count => format!("CPU ({}), {count} CUDA GPU(s)", devices.cpu),
     };
+    let text = format!(
+        "listening on http://{address}\n  try       http://{address}/docs\n  devices   {device}\n  training  {} at once, {} thread(s) each\n  data      {}\n",
+        config.jobs.workers,
+        config.jobs.trainer.threads,
+        std::path::absolute(&config.data)?.display()
+    );
+    // Whoever started the server may read the first line and close the pipe: that is no reason to end.
     let mut out = std::io::stdout().lock();
-    writeln!(out, "listening on http://{address}")?;
-    writeln!(out, "  try       http://{address}/docs")?;
-    writeln!(out, "  devices   {device}")?;
-    writeln!(out, "  training  {} at once, {} thread(s) each", config.jobs.workers, config.jobs.trainer.threads)?;
-    writeln!(out, "  data      {}", std::path::absolute(&config.data)?.display())?;
-    out.flush()?;
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     if !address.ip().is_loopback() {
         tracing::warn!("Others can reach this address, and nothing asks them for a key");
     }

@@ -48,7 +48,7 @@ pub struct Settings {
     #[arg(long, env = "LATENTE_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// Listen on an address that others can reach, although nothing asks them for a key.
-    #[arg(long, env = "LATENTE_INSECURE")]
+    #[arg(long, env = "LATENTE_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
     insecure: bool,
 }
 
@@ -106,8 +106,8 @@ impl Settings {
                 "--listen {listen} can be reached by others, and this version has no keys: anybody there could read and delete everything. Listen on 127.0.0.1, or add --insecure if the network is yours alone."
             );
         }
-        let workers = self.workers.unwrap_or(cores / 2).max(1);
-        let threads = self.threads.unwrap_or(cores / workers).max(1);
+        let workers = self.workers.unwrap_or((cores / 2).max(1));
+        let threads = self.threads.unwrap_or((cores / workers.max(1)).max(1));
         for (name, value) in [
             ("--workers", workers),
             ("--threads", threads),

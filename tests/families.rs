@@ -360,6 +360,68 @@ fn divergence_stops_keeps_the_best_epoch_and_says_why() {
 }
 
 #[test]
+fn a_run_without_validation_that_diverges_keeps_the_last_whole_epoch() {
+    let digits = Digits::read();
+    let (mut kept, mut failed) = (0, 0);
+    for lr in [0.5, 3.0, 10.0, 30.0, 100.0] {
+        let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
+            spec.training.optimizer.lr = lr;
+            spec.training.epochs = 400;
+            spec.split.validation = 0.0;
+            spec.likelihood.kind = LikelihoodKind::Gaussian;
+            spec.network.hidden = Some(vec![64; 8]);
+        });
+        let mut watcher = Watcher::default();
+        match digits.train(&spec, None, &mut watcher) {
+            Ok(Outcome::Finished(finished)) => {
+                assert!(finished.metrics.iter().all(|metric| metric.value.is_finite()));
+                kept += u32::from(finished.stop_reason == StopReason::Diverged);
+            }
+            Err(TrainError::Refused(refusal)) => {
+                assert_eq!(
+                    (refusal.code, watcher.epochs.len()),
+                    (Code::Diverged, 0),
+                    "epochs were done and thrown away"
+                );
+                failed += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(kept + failed > 0, "nothing diverged: the test proves nothing");
+}
+
+#[test]
+fn rows_beyond_the_training_range_leave_a_bernoulli_loss_a_loss() {
+    // One outlier among many: wherever it falls, no cross-entropy is below zero.
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("in.csv");
+    let text: String = (0..200)
+        .map(|row| format!("{},{}\n", f64::from(row % 10), if row == 17 { 1e6 } else { f64::from(row % 7) }))
+        .collect();
+    std::fs::write(&source, text).unwrap();
+    let target = directory.path().join("rows");
+    let ingested = ingest(&source, &target, &IngestSpec::default(), 1 << 20).unwrap();
+    let rows = RowFile::open(&target, 2, 200).unwrap();
+    for seed in 0..12 {
+        let mut spec = TrainSpec::new(DatasetId::new(), ModelSpec::default_of("autoencoder").unwrap());
+        spec.likelihood.kind = LikelihoodKind::Bernoulli;
+        (spec.training.epochs, spec.split.seed, spec.split.validation) = (1, seed, 0.5);
+        let spec = spec.resolve(&ingested.schema, 200).unwrap();
+        let assignment = Assignment { spec: &spec, schema: &ingested.schema, rows: &rows, device: Device::Cpu };
+        let Outcome::Finished(finished) =
+            train(&assignment, None, &mut Watcher::default(), &StopFlag::default()).unwrap()
+        else {
+            panic!()
+        };
+        let losses = finished.metrics.iter().filter(|metric| metric.name.ends_with("/loss"));
+        for metric in losses {
+            assert!(metric.value >= 0.0, "{metric:?}");
+        }
+    }
+}
+
+#[test]
 fn an_overflow_is_seen_in_the_step_it_happens() {
     let digits = Digits::read();
     // A loss beyond 32 bits from the first step on: nothing can be kept.

@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use crate::config::ServerConfig;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::training::device::LIBTORCH_VERSION;
 
 /// Runs every check and prints each.
@@ -61,6 +61,11 @@ pub(super) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
             }
             store.close().await;
         }
+        Err(StoreError::InUse(path)) => say(
+            true,
+            "data directory",
+            format!("{}, in use by a running server; the database was not looked at", path.display()),
+        ),
         Err(error) => say(false, "data directory", error.to_string()),
     }
     if faults > 0 {

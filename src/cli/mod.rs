@@ -62,7 +62,11 @@ pub fn run() -> anyhow::Result<()> {
         Command::Serve { settings, config } => {
             let config = settings.with_file(config.as_deref())?.resolve()?;
             telemetry::start(&config.log)?;
-            runtime()?.block_on(app::serve(config))
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(app::serve(config));
+            // A file that is being read must not hold up the end: nothing of it is recorded yet.
+            runtime.shutdown_background();
+            outcome
         }
         Command::Train(command) => runtime()?.block_on(command.run()),
         Command::Doctor { settings, config } => {

@@ -7,7 +7,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::data::{Format, IngestSpec, ingest};
-use crate::domain::id::DatasetId;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
 use crate::domain::refusal::Refusal;
@@ -15,6 +14,8 @@ use crate::jobs::messages::{Message, Order, Request};
 use crate::jobs::process::{TrainerConfig, TrainerProcess};
 use crate::training::spec::TrainSpec;
 
+/// Stands for the file in the spec: there is no dataset, and the same file must give the same model file.
+const NO_DATASET: &str = "ds_00000000000000000000000000000000";
 /// Rows of a file that is trained on from the command line, in bytes.
 const MOST_BYTES: u64 = 1 << 40;
 
@@ -84,7 +85,7 @@ impl Train {
         let target = rows_path.clone();
         let ingested = tokio::task::spawn_blocking(move || ingest(&source, &target, &ingest_spec, MOST_BYTES))
             .await?
-            .with_context(|| format!("{} was not understood", self.file.display()))?;
+            .with_context(|| format!("{} was not taken", self.file.display()))?;
         let spec = self.spec()?.resolve(&ingested.schema, ingested.rows).map_err(|refusal| faults(&refusal))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let trainer = TrainerConfig { executable: std::env::current_exe()?, threads: self.threads.unwrap_or(cores) };
@@ -118,7 +119,7 @@ impl Train {
             }
         };
         let object = json.as_object_mut().ok_or_else(|| anyhow!("--spec is not an object"))?;
-        object.entry("dataset").or_insert_with(|| DatasetId::new().to_string().into());
+        object.entry("dataset").or_insert_with(|| NO_DATASET.into());
         let mut set = |path: [&str; 3], value: Option<serde_json::Value>| -> anyhow::Result<()> {
             let Some(value) = value else { return Ok(()) };
             let mut place = &mut json;

@@ -29,6 +29,9 @@ pub struct Scaling {
     pub shift: Vec<f32>,
     /// Divided by then, one a column; never zero.
     pub scale: Vec<f32>,
+    /// Whether scaled values are held between 0 and 1. A bernoulli likelihood is no density outside, and rows that were not
+    /// seen in training may lie beyond the extremes it was fitted to.
+    pub unit: bool,
 }
 
 impl Scaling {
@@ -58,7 +61,12 @@ impl Scaling {
             })
             .map(|(shift, scale)| (shift as f32, usable(scale as f32)))
             .unzip();
-        Self { shift, scale }
+        Self { shift, scale, unit: false }
+    }
+
+    /// The same, with scaled values held between 0 and 1.
+    pub fn held_to_unit(self) -> Self {
+        Self { unit: true, ..self }
     }
 
     /// Number of columns.
@@ -68,7 +76,11 @@ impl Scaling {
 
     /// Scales one row into `scaled`.
     pub fn apply(&self, row: impl Iterator<Item = f32>, scaled: &mut Vec<f32>) {
+        let start = scaled.len();
         scaled.extend(row.zip(&self.shift).zip(&self.scale).map(|((value, shift), scale)| (value - shift) / scale));
+        if self.unit {
+            scaled[start..].iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
+        }
     }
 
     /// Undoes the scaling of rows that lie one after the other.
@@ -160,6 +172,14 @@ mod tests {
         assert!((standard.scale[0] - (128.0_f32 / 3.0).sqrt()).abs() < 1e-5);
         let minmax = fitted(ScalingSpec::Minmax, false);
         assert_eq!((minmax.shift, minmax.scale), (vec![0.0, 10.0, 7.0], vec![16.0, 50.0, 1.0]));
+    }
+
+    #[test]
+    fn values_beyond_what_was_fitted_can_be_held_to_the_unit() {
+        let scaling = fitted(ScalingSpec::Minmax, false).held_to_unit();
+        let mut scaled = Vec::new();
+        scaling.apply([-3.0, 35.0, 900.0].into_iter(), &mut scaled);
+        assert_eq!(scaled, [0.0, 0.5, 1.0]);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::domain::refusal::Faults;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitSpec {
-    /// Share of the rows that validates each epoch. 0 turns validation off; the training loss then picks the best epoch.
+    /// Share of the rows that validates each epoch. 0 turns validation off; every epoch is done then and the last is
+    /// kept.
     #[schema(minimum = 0.0, maximum = 0.9)]
     pub validation: f64,
     /// Share of the rows that is kept away from training and validation and measured once, at the end.

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
-use super::extract::{BODY_IDLE, Id, Query, media_type, too_slow};
+use super::extract::{BODY_IDLE, Id, Nothing, Query, media_type, too_slow};
 use super::forms::{self, Form, Matrix};
 use super::lists::{List, page};
 use crate::data::dataset::Column;
@@ -246,7 +246,11 @@ pub async fn list_datasets(
     get, path = "/v1/datasets/{id}", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset")),
     responses((status = 200, body = DatasetView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_dataset(State(app): State<App>, Id(id): Id<DatasetId>) -> Result<Json<DatasetView>, ApiError> {
+pub async fn get_dataset(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<DatasetId>,
+) -> Result<Json<DatasetView>, ApiError> {
     Ok(Json(app.store.dataset(id).await?.into()))
 }
 
@@ -255,7 +259,11 @@ pub async fn get_dataset(State(app): State<App>, Id(id): Id<DatasetId>) -> Resul
     delete, path = "/v1/datasets/{id}", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset")),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn delete_dataset(State(app): State<App>, Id(id): Id<DatasetId>) -> Result<StatusCode, ApiError> {
+pub async fn delete_dataset(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<DatasetId>,
+) -> Result<StatusCode, ApiError> {
     app.store.delete_dataset(id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

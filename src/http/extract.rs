@@ -55,6 +55,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
+/// For addresses that take no query parameters.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
 /// A JSON body of moderate size, and every fault of its form.
 pub struct Lenient<T> {
     /// The body, with what was at fault left out; `None` when too little is left.
@@ -86,7 +91,9 @@ fn lenient<T: DeserializeOwned>(mut json: Value) -> Lenient<T> {
                 let detail = error.inner().to_string();
                 let at = place(&pointer(error.path()), &detail);
                 // What is only missing because a part of it was at fault, and left out, was told already.
-                let follows = |earlier: &String| earlier.strip_prefix(&at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+                let follows = |earlier: &String| {
+                    earlier.strip_prefix(&at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
                 if !found.iter().any(follows) {
                     faults.push(at.clone(), fault_code(&detail), detail);
                 }

@@ -1,5 +1,6 @@
 //! The families that can be trained.
 
+use super::extract::{Nothing, Query};
 use axum::Json;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,6 +16,6 @@ pub struct FamiliesView {
 
 /// The families that can be trained: what each is for, its formula, and the JSON Schema of its settings.
 #[utoipa::path(get, path = "/v1/families", tag = "families", responses((status = 200, body = FamiliesView)))]
-pub async fn list_families() -> Json<FamiliesView> {
+pub async fn list_families(_: Query<Nothing>) -> Json<FamiliesView> {
     Json(FamiliesView { data: families() })
 }

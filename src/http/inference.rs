@@ -1,7 +1,8 @@
 //! Questions to trained models: encode, decode, reconstruct, sample.
 //!
 //! `GET` takes rows by reference (`?dataset=ds_…&rows=0-31`) or inline when small (`?x=0.1,0.2`, repeatable); `POST` takes a body of
-//! JSON or NPY. The same question always has the same answer.
+//! JSON or NPY. Nothing is random but what a seed decides, so the same question has the same answer up to rounding (rows that share
+//! a batch are multiplied in another order).
 
 use std::fmt::Display;
 
@@ -260,9 +261,14 @@ pub async fn get_sample(
 }
 
 /// Draw new rows.
-#[utoipa::path(post, path = "/v1/models/{id}/sample", tag = "inference", params(("id" = String, Path, description = "The id of a model")), request_body = SampleSpec,
+#[utoipa::path(post, path = "/v1/models/{id}/sample", tag = "inference", params(("id" = String, Path, description = "The id of a model"), FormQuery), request_body = SampleSpec,
     responses((status = 200, description = "`rows`, an NPY matrix, or a PNG", body = Object), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn post_sample(State(app): State<App>, Id(id): Id<ModelId>, request: Request) -> Result<Response, ApiError> {
+pub async fn post_sample(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<FormQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let headers = request.headers().clone();
     let model = app.store.model(id).await?;
     let (kind, body) = open_body(request).await?;
@@ -270,7 +276,7 @@ pub async fn post_sample(State(app): State<App>, Id(id): Id<ModelId>, request: R
         return Err(Refusal::new(Code::UnsupportedMediaType, "sample takes application/json").into());
     }
     let spec: SampleSpec = read_json(&body)?;
-    let form = Form::wanted(spec.format, &headers)?;
+    let form = Form::wanted(query.format.or(spec.format), &headers)?;
     sample(&app, &model, &spec, form, "/").await
 }
 

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
-use super::extract::{Id, Lenient, Query};
+use super::extract::{Id, Lenient, Nothing, Query};
 use super::lists::{List, page};
 use crate::domain::id::{DatasetId, JobId, ModelId};
 use crate::domain::job::{JobStatus, Progress, StopReason};
@@ -67,7 +67,7 @@ pub struct JobView {
     pub dataset_id: DatasetId,
     /// How often it was begun; above 1 after an interruption.
     pub attempt: i64,
-    /// The spec with every `auto` resolved.
+    /// The spec, with what the data decides filled in.
     pub spec: TrainSpec,
     /// When it was asked for (RFC 3339).
     pub created_at: String,
@@ -123,6 +123,7 @@ impl JobView {
 )]
 pub async fn create_job(
     State(app): State<App>,
+    _: Query<Nothing>,
     headers: HeaderMap,
     body: Lenient<TrainSpec>,
 ) -> Result<Response, ApiError> {
@@ -247,7 +248,11 @@ fn parse_wait(text: &str) -> Result<Duration, Refusal> {
     post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path, description = "The id of a job")),
     responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn cancel_job(State(app): State<App>, Id(id): Id<JobId>) -> Result<(StatusCode, Json<JobView>), ApiError> {
+pub async fn cancel_job(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<JobId>,
+) -> Result<(StatusCode, Json<JobView>), ApiError> {
     let job = app.jobs.cancel(id).await?;
     Ok((StatusCode::ACCEPTED, Json(JobView::new(&app, job))))
 }

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
-use super::extract::{Id, Query};
+use super::extract::{Id, Nothing, Query};
 use super::lists::{List, page};
 use crate::data::dataset::Column;
 use crate::domain::id::{DatasetId, JobId, ModelId};
@@ -99,7 +99,11 @@ pub async fn list_models(
     get, path = "/v1/models/{id}", tag = "models", params(("id" = String, Path, description = "The id of a model")),
     responses((status = 200, body = ModelView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result<Json<ModelView>, ApiError> {
+pub async fn get_model(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<ModelId>,
+) -> Result<Json<ModelView>, ApiError> {
     Ok(Json(app.store.model(id).await?.into()))
 }
 
@@ -108,7 +112,11 @@ pub async fn get_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result<Js
     delete, path = "/v1/models/{id}", tag = "models", params(("id" = String, Path, description = "The id of a model")),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn delete_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result<StatusCode, ApiError> {
+pub async fn delete_model(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<ModelId>,
+) -> Result<StatusCode, ApiError> {
     app.store.delete_model(id).await?;
     app.inference.forget(id).await;
     Ok(StatusCode::NO_CONTENT)
@@ -119,7 +127,11 @@ pub async fn delete_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result
     get, path = "/v1/models/{id}/artifacts/safetensors", tag = "models", params(("id" = String, Path, description = "The id of a model")),
     responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn download_model(State(app): State<App>, Id(id): Id<ModelId>) -> Result<Response, ApiError> {
+pub async fn download_model(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<ModelId>,
+) -> Result<Response, ApiError> {
     let model = app.store.model(id).await?;
     let bytes = app.store.artifact(model.artifact_id).await?;
     let name = HeaderValue::try_from(format!("attachment; filename=\"{id}.safetensors\""))
@@ -133,6 +145,10 @@ pub async fn download_model(State(app): State<App>, Id(id): Id<ModelId>) -> Resu
     get, path = "/v1/models/{id}/artifacts/spec", tag = "models", params(("id" = String, Path, description = "The id of a model")),
     responses((status = 200, body = TrainSpec), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
-pub async fn get_model_spec(State(app): State<App>, Id(id): Id<ModelId>) -> Result<Json<TrainSpec>, ApiError> {
+pub async fn get_model_spec(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<ModelId>,
+) -> Result<Json<TrainSpec>, ApiError> {
     Ok(Json(app.store.model(id).await?.spec))
 }

@@ -113,7 +113,7 @@ async fn attempt(
     let process = TrainerProcess::start(&shared.trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;
     tracing::debug!(job.id = %job.id, pid = process.pid(), "The trainer of job {} runs", job.id);
     let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new() };
-    let end = drive.to_the_end(stop).await?;
+    let end = drive.drive(stop).await?;
     let kill = matches!(end, End::LeaseLost | End::Stopped);
     let (status, words) = drive.process.end(kill).await;
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -164,7 +164,7 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
-    async fn to_the_end(&mut self, stop: &tokio::sync::Notify) -> Result<End, StoreError> {
+    async fn drive(&mut self, stop: &tokio::sync::Notify) -> Result<End, StoreError> {
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut killed_at: Option<Instant> = None;

@@ -571,7 +571,7 @@ async fn interrupt(
     if deaths >= most {
         let error = Refusal::new(
             Code::TrainerDied,
-            format!("The trainer ended {deaths} times without getting further. Last: {why}"),
+            format!("The job was cut off {deaths} times without getting further. Last: {why}"),
         );
         end_failed(tx, job, &error).await?;
         return Ok(JobStatus::Failed);

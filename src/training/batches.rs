@@ -3,9 +3,11 @@
 use rand::seq::SliceRandom;
 use tch::{Device, Tensor};
 
+use super::spec::TrainSpec;
 use crate::data::dataset::Schema;
 use crate::data::rows::RowFile;
-use crate::data::scaling::{Scaling, ScalingSpec};
+use crate::data::scaling::Scaling;
+use crate::models::likelihood::LikelihoodKind;
 use crate::models::noise::{Purpose, generator};
 
 /// Rows of a dataset as a model sees them.
@@ -20,13 +22,18 @@ pub struct Batches<'a> {
 
 impl<'a> Batches<'a> {
     /// Fits the scaling to the rows in `train`.
-    pub fn fit(rows: &'a RowFile, schema: &Schema, spec: ScalingSpec, train: &[u32], device: Device) -> Self {
+    pub fn fit(rows: &'a RowFile, schema: &Schema, spec: &TrainSpec, train: &[u32], device: Device) -> Self {
         let features = schema.features();
         let whole = features.len() == schema.kept().count();
         let width = features.len();
-        let mut batches =
-            Self { rows, features, whole, scaling: Scaling { shift: Vec::new(), scale: Vec::new() }, device };
-        batches.scaling = Scaling::fit(spec, width, schema.image.is_some(), |visit| {
+        let mut batches = Self {
+            rows,
+            features,
+            whole,
+            scaling: Scaling { shift: Vec::new(), scale: Vec::new(), unit: false },
+            device,
+        };
+        batches.scaling = Scaling::fit(spec.scaling, width, schema.image.is_some(), |visit| {
             let mut picked = Vec::with_capacity(width);
             for index in train {
                 picked.clear();
@@ -34,6 +41,9 @@ impl<'a> Batches<'a> {
                 visit(&picked);
             }
         });
+        if spec.likelihood.kind == LikelihoodKind::Bernoulli {
+            batches.scaling = batches.scaling.held_to_unit();
+        }
         batches
     }
 

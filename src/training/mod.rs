@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
             move |row: usize| rows.row(row)[column]
         });
         let split = spec.split.divide(rows.len(), label.as_ref().map(|label| label as &dyn Fn(usize) -> f32));
-        let batches = Batches::fit(rows, schema, spec.scaling, &split.train, device);
+        let batches = Batches::fit(rows, schema, spec, &split.train, device);
         let mut built = artifact::build(spec, schema.row_shape(), device);
         let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
         let mut state = RunState {
@@ -205,6 +205,11 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// The epoch whose weights are kept: the best, or without validation the last whole one.
+    fn kept(&self) -> u32 {
+        if self.best.epoch > 0 { self.best.epoch } else { self.epoch }
+    }
+
     fn has_validation(&self) -> bool {
         !self.split.validation.is_empty()
     }
@@ -245,10 +250,14 @@ impl<'a> Run<'a> {
                 self.best_weights = Some(self.built.parameters.snapshot());
             }
         }
+        if !self.has_validation() {
+            // Nothing picks an epoch then: the last whole one is what is kept, should the next diverge.
+            self.best_weights = Some(self.built.parameters.snapshot());
+        }
         self.epoch += 1;
         self.step = 0;
-        self.sums = Sums::default();
         observer.observe(Report::Progress(self.progress(steps)));
+        self.sums = Sums::default();
         observer.observe(Report::Epoch { epoch: self.epoch, metrics });
         if observer.takes_checkpoint() {
             self.checkpoint(observer);
@@ -299,7 +308,7 @@ impl<'a> Run<'a> {
         }
         observer.observe(Report::Warning(format!(
             "Training diverged: {place}. The weights of epoch {} were kept. {advice}.",
-            self.best.epoch
+            self.kept()
         )));
         Ok(Epoch::Diverged)
     }
@@ -344,7 +353,7 @@ impl<'a> Run<'a> {
         }
         let _guard = tch::no_grad_guard();
         let network = &*self.built.network;
-        let kept = if self.best.epoch > 0 { self.best.epoch } else { self.epoch };
+        let kept = self.kept();
         let mut metrics = vec![Metric { name: "best_epoch".to_owned(), value: f64::from(kept) }];
         let latent = self.spec.model.latent() as usize;
         for (phase, rows) in

@@ -1,7 +1,7 @@
 //! The job spec: what the API accepts, the database keeps, the trainer obeys and the artifact carries. One type, no twin.
 //!
-//! A spec is checked against the dataset it names, then resolved: every `auto` is replaced by what the data decided, so
-//! that the spec of a finished model says exactly what was done.
+//! A spec is checked against the dataset it names, then resolved: what the data decides (widths, likelihood, scaling, batch
+//! size) is filled in, so that the spec of a finished model says what was done.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

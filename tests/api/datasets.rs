@@ -77,7 +77,7 @@ async fn lists_go_from_the_newest_page_by_page() {
 async fn deleting_frees_the_rows_but_not_under_a_job() {
     let app = TestApp::start().await;
     let id = app.upload_digits(200).await;
-    assert_eq!(app.files("datasets"), [id.clone()]);
+    assert_eq!(app.files("datasets"), std::slice::from_ref(&id));
     let mut job = short_job(&id);
     job["training"]["epochs"] = json!(100_000);
     job["training"]["early_stopping"] = json!({"patience": 0});

@@ -114,7 +114,7 @@ async fn images_come_as_pictures() {
     let app = TestApp::start().await;
     let (dataset, model) = trained(&app).await;
     for path in
-        [format!("sample?n=9&seed=1"), format!("reconstruct?dataset={dataset}&rows=0-4"), "decode?x=0,0,0".to_owned()]
+        ["sample?n=9&seed=1".to_owned(), format!("reconstruct?dataset={dataset}&rows=0-4"), "decode?x=0,0,0".to_owned()]
     {
         let answer = app.get_as(&format!("{model}/{path}"), "image/png").await;
         assert_eq!(
@@ -160,7 +160,11 @@ async fn each_bad_question_is_refused_where_it_is_wrong_and_the_next_is_answered
     let other = app.upload("", "a,b\n1,2\n3,4\n").await["id"].as_str().unwrap().to_owned();
     get(&format!("encode?dataset={other}")).await.refuses(422, "invalid_request", &["?dataset"]);
     let deep = format!("{{\"rows\": {}", "[".repeat(100_000));
-    app.post_as(&format!("{model}/encode"), "application/json", deep).await.refuses(422, "invalid_request", &["/rows/0/0"]);
+    app.post_as(&format!("{model}/encode"), "application/json", deep).await.refuses(
+        422,
+        "invalid_request",
+        &["/rows/0/0"],
+    );
     app.post_as(&format!("{model}/encode"), "application/json", "{\"rows\": [[1,").await.refuses(
         400,
         "invalid_json",

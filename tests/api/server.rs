@@ -214,23 +214,19 @@ async fn ctrl_c_drains_keeps_a_checkpoint_requeues_and_exits_in_order() {
     server.reaches(&interrupted, 30).await;
     // Streams must not hold the server up.
     let events = format!("{}/v1/jobs/{interrupted}/events", server.base);
-    let streams: Vec<_> = (0..20)
-        .map(|_| {
-            let request = server.client.get(&events).header("accept", "text/event-stream");
-            tokio::spawn(async move { request.send().await.unwrap().bytes().await })
-        })
-        .collect();
-    tokio::time::timeout(
-        Duration::from_secs(20),
-        until(async || (server.get("/readyz").await["running"] == 1).then_some(())),
-    )
-    .await
-    .unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let stream = server.client.get(&events).header("accept", "text/event-stream").send().await.unwrap();
+        assert_eq!(stream.status(), 200);
+        streams.push(tokio::spawn(stream.bytes()));
+    }
     server.signal("-INT");
-    let status = tokio::time::timeout(Duration::from_secs(10), until(async || server.process.try_wait().unwrap()));
-    assert!(status.await.expect("it takes more than ten seconds").success());
+    let status =
+        tokio::time::timeout(Duration::from_secs(10), until(async || server.process.try_wait().unwrap())).await;
+    assert!(status.expect("it takes more than ten seconds").success());
     for stream in streams {
-        let _ = stream.await.unwrap();
+        let text = stream.await.unwrap().expect("a stream is ended, not broken");
+        assert!(String::from_utf8_lossy(&text).contains("event: started"));
     }
     server = Server::start(data.path(), 1);
     let view = server.get(&format!("/v1/jobs/{interrupted}")).await;
