@@ -20,10 +20,8 @@ REPORT = ROOT / "BENCHMARKS.md"
 LATENTE = ROOT / "target" / "release" / "latente"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-# Up to this share of the cores, other work is no matter; above it, a look takes more looks before it gives up.
+# Up to this share of the cores, other work is no matter.
 QUIET = 0.1
-QUIET_ATTEMPTS = 60
-LOOK_SECONDS = 1
 
 # Settings of a user's own shell would change the figures of one side or the other.
 SETTINGS = ("LATENTE_", "OMP_", "MKL_", "GOMP_", "KMP_")
@@ -129,20 +127,17 @@ class Machine:
 
     def __init__(self):
         self.looks = []
-        self.look()
 
-    def look(self):
-        share = used_by_others()
-        for attempt in range(QUIET_ATTEMPTS):
+    def look(self, attempts=1):
+        """Notes what others use; takes more looks, one a second, while that is too much. Says whether it is little now."""
+        for attempt in range(attempts):
+            share = used_by_others()
             if share <= QUIET:
                 break
             if attempt == 0:
-                say(f"other work takes {share:.0%} of this machine; waiting up to {QUIET_ATTEMPTS * LOOK_SECONDS} s for it to end")
-            share = used_by_others()
+                say(f"other work takes {share:.0%} of this machine" + (f"; waiting up to {attempts} s for it to end" if attempts > 1 else ""))
         self.looks.append(share)
-
-    def was_quiet(self):
-        return statistics.mean(self.looks) <= QUIET
+        return share <= QUIET
 
     def sentence(self):
         """Where, when and how undisturbed; no names."""
@@ -154,14 +149,14 @@ class Machine:
         for line in lines_of("/proc/meminfo"):
             if line.startswith("MemTotal"):
                 memory = f", {int(line.split()[1]) / 2**20:.0f} GiB of memory"
-        looks = f"{len(self.looks)} looks" if len(self.looks) > 1 else "one look beforehand"
+        looks = f"{len(self.looks)} looks" if len(self.looks) > 1 else "one look"
         return (f"Measured on {datetime.date.today().isoformat()}: {model}, {CORES} cores{memory}; other work took "
                 f"{statistics.mean(self.looks):.0%} of it, at most {max(self.looks):.0%} ({looks}).")
 
 
 def used_by_others():
     """Share of the cores that is in use while this program sleeps."""
-    (busy, total), _, (later_busy, later_total) = ticks(), time.sleep(LOOK_SECONDS), ticks()
+    (busy, total), _, (later_busy, later_total) = ticks(), time.sleep(1), ticks()
     return (later_busy - busy) / max(later_total - total, 1)
 
 

@@ -40,6 +40,7 @@ def main():
         arguments.error(f"there is no {', '.join(unknown)}; there are {', '.join(BARS)}")
     version = harness.check(options.latente)
     machine = harness.Machine()
+    machine.look()
 
     rows, notes, missed = [["bar", "what", "figure", "wanted", "verdict", "seconds"]], [], []
     for name in options.bars or BARS:

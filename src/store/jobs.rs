@@ -397,6 +397,7 @@ impl Store {
         let data = json!({"message": "The model is ready.", "model_id": model, "stop_reason": stop_reason, "metrics": figures});
         events::append(&mut tx, job.id, "succeeded", &data).await?;
         tx.commit().await?;
+        self.give_back_room().await;
         Ok(model)
     }
 

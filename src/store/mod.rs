@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{Sqlite, Transaction};
 
 use crate::domain::refusal::{Code, Refusal};
@@ -102,7 +104,9 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        // Only a new database takes this: what is deleted goes back to the disk without copying the whole file.
+        let writing = options.clone().auto_vacuum(SqliteAutoVacuum::Incremental);
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(writing).await?;
         MIGRATIONS.run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let store = Self { writer, readers, directory: directory.into(), _lock: Arc::new(lock) };
@@ -129,6 +133,13 @@ impl Store {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    /// Gives the room of deleted bytes back to the disk. What fails here is done the next time.
+    async fn give_back_room(&self) {
+        if let Err(error) = sqlx::query("PRAGMA incremental_vacuum").execute(&self.writer).await {
+            tracing::warn!(%error, "Room could not be given back to the disk");
+        }
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {

@@ -114,6 +114,7 @@ impl Store {
             .await?;
         artifacts::delete(&mut tx, &artifact).await?;
         tx.commit().await?;
+        self.give_back_room().await;
         Ok(())
     }
 }

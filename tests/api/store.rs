@@ -173,17 +173,18 @@ async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
     bench.store.record_training(&lease, &[epoch(1, 1.0)], checkpoint(1, b"x")).await.unwrap();
     let schema = bench.store.dataset(bench.spec.dataset).await.unwrap().schema;
     let figures = [Metric { name: "test/loss".into(), value: 0.1 + 0.2 }];
-    let model = bench.store.succeed(&lease, StopReason::EarlyStopped, &figures, &schema, b"weights").await.unwrap();
+    let model = bench.store.succeed(&lease, StopReason::EarlyStopped, &figures, &schema, &[7; 1 << 20]).await.unwrap();
     let job = bench.store.job(lease.job).await.unwrap();
     assert_eq!(
         (job.model_id, job.stop_reason, job.metrics.unwrap()["test/loss"]),
         (Some(model), Some(StopReason::EarlyStopped), 0.1 + 0.2)
     );
     let model = bench.store.model(model).await.unwrap();
-    assert_eq!(bench.store.artifact(model.artifact_id).await.unwrap(), b"weights");
+    assert_eq!(bench.store.artifact(model.artifact_id).await.unwrap(), [7; 1 << 20]);
     assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 1, "the checkpoint is needless now");
     bench.store.delete_model(model.id).await.unwrap();
     assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifact_chunks").await, 0);
+    assert_eq!(query(&bench.database(), "PRAGMA freelist_count").await, 0, "deleted bytes go back to the disk");
 }
 
 #[tokio::test]
