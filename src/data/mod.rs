@@ -3,7 +3,7 @@
 //! A file that lies on disk is read once, in bounded memory, and written as the rows that everything else uses: 32-bit
 //! little-endian floats, row after row, NaN where a value is missing ([`rows`]). On the way its columns are described
 //! ([`dataset`]). Synchronous; knows no HTTP, SQL or tensors. Start reading with [`ingest`]; a new format is one file and one
-//! row of [`FORMATS`].
+//! row of `FORMATS`.
 
 pub mod csv;
 pub mod dataset;

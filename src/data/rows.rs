@@ -1,6 +1,6 @@
 //! Canonical rows: 32-bit little-endian floats, row after row, NaN where a value is missing.
 //!
-//! Written once by [`RowWriter`], which profiles every column on the way; read through a memory map by [`RowFile`], so that
+//! Written once by `RowWriter`, which profiles every column on the way; read through a memory map by [`RowFile`], so that
 //! a file larger than memory can be trained on.
 
 use std::collections::HashSet;
