@@ -149,9 +149,9 @@ class Machine:
         for line in lines_of("/proc/meminfo"):
             if line.startswith("MemTotal"):
                 memory = f", {int(line.split()[1]) / 2**20:.0f} GiB of memory"
-        looks = f"{len(self.looks)} looks" if len(self.looks) > 1 else "one look"
-        return (f"Measured on {datetime.date.today().isoformat()}: {model}, {CORES} cores{memory}; other work took "
-                f"{statistics.mean(self.looks):.0%} of it, at most {max(self.looks):.0%} ({looks}).")
+        looks = f"{len(self.looks)} looks of one second between the runs" if len(self.looks) > 1 else "one look of one second beforehand"
+        return (f"Measured on {datetime.date.today().isoformat()}: {model}, {CORES} cores{memory}. In {looks}, other work took "
+                f"{statistics.mean(self.looks):.0%} of it, at most {max(self.looks):.0%}; what else ran during the runs is not seen.")
 
 
 def used_by_others():
