@@ -20,7 +20,7 @@ use latente::training::optimizer::Adam;
 use latente::training::spec::TrainSpec;
 use latente::training::stopping::StopFlag;
 use latente::training::{Assignment, Finished, Outcome, TrainError, train};
-use serde_json::{Value, json};
+use serde_json::json;
 use tch::{Device, Tensor};
 
 /// Some digits as canonical rows.
@@ -481,14 +481,12 @@ fn a_model_file_says_what_it_is_and_damaged_ones_are_refused() {
         assert_eq!(trained.header.spec, spec);
         assert_eq!(trained.header.columns.len(), 64);
         assert!(TrainedModel::read(&finished.artifact[..finished.artifact.len() - 1], Device::Cpu).is_err());
-        let text = String::from_utf8_lossy(&finished.artifact).into_owned();
-        let narrower = finished.artifact.len() - text.len() == 0 || !text.contains("\\\"hidden\\\":[32]");
-        if !narrower {
-            let mut other = finished.artifact.clone();
-            let position = other.windows(14).position(|part| part == b"\\\"hidden\\\":[32").unwrap();
-            other[position + 13] = b'1';
-            assert!(TrainedModel::read(&other, Device::Cpu).is_err(), "weights of another network were taken");
-        }
+        // The header says 31 hidden units then, and the weights are those of 32.
+        let mut other = finished.artifact.clone();
+        let hidden = br#"\"hidden\":[32]"#;
+        let position = other.windows(hidden.len()).position(|part| part == hidden).expect("the header holds the spec");
+        other[position + hidden.len() - 2] = b'1';
+        assert!(TrainedModel::read(&other, Device::Cpu).is_err(), "weights of another network were taken");
     });
 }
 
@@ -524,5 +522,4 @@ fn specs_refuse_what_the_data_cannot_be() {
         },
         "/scaling",
     );
-    let _: Value = serde_json::to_value(&digits.schema).unwrap();
 }

@@ -413,18 +413,6 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a job because somebody asked for it.
-    ///
-    /// # Errors
-    /// The lease is lost.
-    pub async fn finish_cancel(&self, lease: &Lease) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let job = hold(&mut tx, lease).await?;
-        end_cancelled(&mut tx, &job).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
     /// Returns an interrupted job to the queue, or ends it: when it was being cancelled, or when its trainers died too often.
     ///
     /// # Errors

@@ -81,7 +81,6 @@ async fn a_worker_that_lost_its_lease_can_write_nothing() {
         store.record_event(&old, "warning", &serde_json::json!({})).await.err(),
         store.succeed(&old, StopReason::Completed, &[], &schema, b"model").await.err(),
         store.fail(&old, &Refusal::new(Code::Internal, "x")).await.err(),
-        store.finish_cancel(&old).await.err(),
         store.interrupt(&old, Interruption::Death, "x").await.err(),
     ];
     for error in lost {
