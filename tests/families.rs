@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use latente::data::dataset::Schema;
+use latente::data::preparation::ScalingSpec;
 use latente::data::rows::RowFile;
 use latente::data::{IngestSpec, ingest};
 use latente::domain::id::DatasetId;
@@ -10,10 +11,11 @@ use latente::domain::job::StopReason;
 use latente::domain::refusal::{Code, Faults};
 use latente::domain::shape::ImageShape;
 use latente::models::likelihood::{LikelihoodKind, LikelihoodSpec, Variance};
-use latente::models::mlp::{NetworkSpec, Norm};
+use latente::models::network::{NetworkSpec, Norm};
 use latente::models::noise::{Noise, Purpose};
 use latente::models::{ModelSpec, Step, families};
-use latente::training::artifact::{TrainedModel, build};
+use latente::training::artifact::{Draw, ModelHeader, TrainedModel};
+use latente::training::batches::Batches;
 use latente::training::checkpoint::Checkpoint;
 use latente::training::observer::{Observer, Report};
 use latente::training::optimizer::Adam;
@@ -21,7 +23,7 @@ use latente::training::spec::TrainSpec;
 use latente::training::stopping::StopFlag;
 use latente::training::{Assignment, Finished, Outcome, TrainError, train};
 use serde_json::json;
-use tch::{Device, Tensor};
+use tch::Device;
 
 /// Some digits as canonical rows.
 struct Digits {
@@ -173,20 +175,30 @@ fn the_loss_falls_on_eight_rows() {
     let digits = Digits::read();
     every(|model| {
         let spec = digits.spec(model, |_| {});
-        let mut built = build(&spec, digits.schema.row_shape(), Device::Cpu);
+        let rows: Vec<u32> = (0..8).collect();
+        let batches = Batches::fit(&digits.rows, &digits.schema, &spec, &rows, Device::Cpu);
+        let header = ModelHeader::new(&spec, &digits.schema, batches.preparation().clone(), batches.target().clone());
+        let mut built = header.build(Device::Cpu);
         let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
-        let rows: Vec<f32> =
-            (0..8).flat_map(|row| digits.rows.row(row)[..64].iter().map(|pixel| pixel / 16.0)).collect();
-        let x = Tensor::from_slice(&rows).view([8, 64]);
+        let batch = batches.batch(&rows, &Noise::new(1, Purpose::Binarize, 0, Device::Cpu));
         let mut losses = Vec::new();
         for number in 0..300 {
             let noise = Noise::new(1, Purpose::Training, number, Device::Cpu);
-            let loss = built.network.loss(&x, &Step { training: true, epoch: 0.0, noise: &noise });
-            assert!(!loss.parts.is_empty());
-            losses.push(loss.total.double_value(&[]));
-            let gradient = built.parameters.gradient(&loss.total);
-            assert_eq!(gradient.size(), [built.parameters.count() as i64]);
-            adam.step(&mut built.parameters, &gradient);
+            let mut whole = 0.0;
+            adam.begin_step();
+            for (index, turn) in built.network.turns().iter().enumerate() {
+                let step =
+                    Step { turn: index, train_rows: 8.0, labels: batch.labels.as_ref(), ..Step::training(&noise) };
+                let loss = built.network.loss(&batch.x, &step);
+                assert!(!loss.parts.is_empty());
+                whole += loss.reported.double_value(&[]);
+                let part = built.parameters.part(turn.moves);
+                assert!(part.count() > 0, "{} moves nothing", turn.name);
+                let gradient = built.parameters.gradient(&loss.total, &part);
+                assert_eq!(gradient.size(), [part.count()]);
+                adam.step(&mut built.parameters, &gradient, &part, turn.rate);
+            }
+            losses.push(whole);
         }
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         let (early, late) = (mean(&losses[..20]), mean(&losses[280..]));
@@ -201,8 +213,9 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
         let run = |seed| digits.finish(&digits.spec(model.clone(), |spec| spec.training.seed = seed)).0.artifact;
         let first = run(3);
         assert_eq!(first, run(3), "{}", model.family());
-        let weights =
-            |bytes: &[u8]| TrainedModel::read(bytes, Device::Cpu).unwrap().decode(&vec![0.5; model.latent() as usize]);
+        let weights = |bytes: &[u8]| {
+            TrainedModel::read(bytes, Device::Cpu).unwrap().decode(&vec![0.5; model.latent() as usize], false).0
+        };
         assert_ne!(weights(&first), weights(&run(4)), "{}", model.family());
     });
 }
@@ -261,8 +274,7 @@ fn answers_have_the_right_shapes_and_a_batch_answers_like_single_rows() {
     let digits = Digits::read();
     every(|model| {
         for kind in [LikelihoodKind::Gaussian, LikelihoodKind::Bernoulli] {
-            let spec =
-                digits.spec(model.clone(), |spec| spec.likelihood = LikelihoodSpec { kind, variance: Variance::Auto });
+            let spec = digits.spec(model.clone(), |spec| spec.likelihood = LikelihoodSpec::of(kind));
             let trained = TrainedModel::read(&digits.finish(&spec).0.artifact, Device::Cpu).unwrap();
             let latent = model.latent() as usize;
             let rows: Vec<f32> = (0..5).flat_map(|row| digits.rows.row(row)[..64].to_vec()).collect();
@@ -274,12 +286,12 @@ fn answers_have_the_right_shapes_and_a_batch_answers_like_single_rows() {
             let (restored, errors) = trained.reconstruct(&rows);
             assert_eq!((restored.len(), errors.len()), (5 * 64, 5));
             assert!(errors.iter().all(|error| *error >= 0.0));
-            close(&trained.decode(&codes), &restored, 1e-4);
+            close(&trained.decode(&codes, false).0, &restored, 1e-4);
             for (index, row) in rows.chunks(64).enumerate() {
                 close(&trained.encode(row).0, &codes[index * latent..(index + 1) * latent], 1e-4);
                 close(&trained.reconstruct(row).0, &restored[index * 64..(index + 1) * 64], 1e-3);
             }
-            let drawn = trained.decode(&trained.sampler.draw(7, 1, 1.0));
+            let drawn = trained.sample(&Draw { count: 7, seed: 1, temperature: 1.0, chain_steps: 3, drawn: false });
             assert_eq!(drawn.len(), 7 * 64);
             assert!(drawn.iter().all(|value| value.is_finite()));
             if kind == LikelihoodKind::Bernoulli {
@@ -508,18 +520,9 @@ fn specs_refuse_what_the_data_cannot_be() {
     check(&|spec| spec.split.validation = 1.0, "/split/validation");
     check(&|spec| spec.network.dropout = f64::INFINITY, "/network/dropout");
     check(&|spec| spec.name = Some("\u{0}".into()), "/name");
+    check(&|spec| (spec.likelihood.kind, spec.scaling) = (LikelihoodKind::Bernoulli, ScalingSpec::None), "/likelihood");
     check(
-        &|spec| {
-            (spec.likelihood.kind, spec.scaling) =
-                (LikelihoodKind::Bernoulli, latente::data::scaling::ScalingSpec::None)
-        },
-        "/likelihood",
-    );
-    check(
-        &|spec| {
-            (spec.likelihood.kind, spec.scaling) =
-                (LikelihoodKind::Bernoulli, latente::data::scaling::ScalingSpec::Standard)
-        },
+        &|spec| (spec.likelihood.kind, spec.scaling) = (LikelihoodKind::Bernoulli, ScalingSpec::Standard),
         "/scaling",
     );
 }

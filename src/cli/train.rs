@@ -91,7 +91,7 @@ impl Train {
         let trainer = TrainerConfig { executable: std::env::current_exe()?, threads: self.threads.unwrap_or(cores) };
         let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
-        let (metrics, artifact) = self.follow(process, request.spec.training.epochs).await?;
+        let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
         write_aside(&self.output, &artifact)?;
         let figures: std::collections::BTreeMap<&str, f64> =
             metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();

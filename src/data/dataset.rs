@@ -112,6 +112,11 @@ impl Schema {
         self.columns.iter().filter(|column| column.role == Role::Feature)
     }
 
+    /// The label columns, in their order.
+    pub fn label_columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.role == Role::Label)
+    }
+
     /// The shape that a model of these rows has.
     pub fn row_shape(&self) -> RowShape {
         RowShape { width: self.features().len(), image: self.image }

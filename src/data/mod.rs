@@ -8,8 +8,8 @@
 pub mod csv;
 pub mod dataset;
 pub mod npy;
+pub mod preparation;
 pub mod rows;
-pub mod scaling;
 pub mod split;
 
 use std::fs::File;

@@ -21,8 +21,14 @@ pub const DISTINCT_VALUES_IN_ALL: usize = 4_000_000;
 pub const LAYER_UNITS: u32 = 65_536;
 /// Layers of a network between the input and the code.
 pub const LAYERS: usize = 16;
+/// Channels of one convolution.
+pub const CHANNELS: u32 = 1024;
+/// Side of the window of a convolution.
+pub const KERNEL: u32 = 11;
 /// Parameters of a network; a model above this is refused before it is queued.
 pub const PARAMETERS: u64 = 200_000_000;
+/// Levels of a categorical or ordinal column.
+pub const LEVELS: u64 = 256;
 /// Epochs of one job.
 pub const EPOCHS: u32 = 100_000;
 /// Rows in one batch of training.

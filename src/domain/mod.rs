@@ -10,3 +10,4 @@ pub mod metric;
 pub mod name;
 pub mod refusal;
 pub mod shape;
+pub mod treatment;

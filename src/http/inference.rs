@@ -22,7 +22,7 @@ use crate::data::rows::RowFile;
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::limits::{INFERENCE_BODY_BYTES, INFERENCE_ROWS, INFERENCE_VALUES};
 use crate::domain::refusal::{Code, Faults, Refusal};
-use crate::serving::{Answer, Question};
+use crate::serving::{Answer, Draw, Question};
 use crate::store::models::Model;
 
 /// Rows by reference or inline.
@@ -286,7 +286,13 @@ async fn sample(app: &App, model: &Model, spec: &SampleSpec, form: Form, place: 
     faults.require_within(&format!("{place}temperature"), spec.temperature, 0.0..=10.0);
     faults.into_result(Code::InvalidRequest)?;
     check_answer_size(spec.n, model)?;
-    let question = Question::Sample { count: spec.n, seed: spec.seed, temperature: spec.temperature };
+    let question = Question::Sample(Draw {
+        count: spec.n,
+        seed: spec.seed,
+        temperature: spec.temperature,
+        chain_steps: 20,
+        drawn: false,
+    });
     let Answer { values, .. } = app.inference.ask(model, question).await?;
     answer_rows(model, &values, None, form, None)
 }

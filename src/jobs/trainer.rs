@@ -69,7 +69,7 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
     let rows = RowFile::open(&request.rows_path, kept, request.rows)
         .map_err(|error| internal("The rows of the dataset cannot be read.", &error))?;
     let device = Devices::probe().choose(request.spec.training.device)?;
-    let threads = request.spec.threads(request.schema.features().len(), tch::get_num_threads().max(1) as u32);
+    let threads = request.spec.threads(&request.schema, tch::get_num_threads().max(1) as u32);
     tch::set_num_threads(threads as i32);
     let resume = match std::fs::read(directory.join(RESUME)) {
         Ok(bytes) => {

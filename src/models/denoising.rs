@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use utoipa::ToSchema;
 
-use super::likelihood::Variance;
+use super::likelihood::{Likelihood, Variance};
+use super::network::Plan;
 use super::noise::Noise;
 use super::parameters::Builder;
 use super::plain::EncoderDecoder;
-use super::{Code, Family, Loss, Network, Plan, Step};
+use super::{Code, Family, Loss, Network, Sampling, Stack, Step};
 use crate::domain::refusal::Faults;
 
 /// How rows are damaged.
@@ -30,7 +31,8 @@ pub enum Corruption {
 }
 
 impl Corruption {
-    fn apply(self, x: &Tensor, level: f64, noise: &Noise) -> Tensor {
+    /// Damaged rows.
+    pub fn apply(self, x: &Tensor, level: f64, noise: &Noise) -> Tensor {
         let shape = x.size();
         match self {
             Self::Gaussian => x + noise.normal(&shape) * level,
@@ -70,7 +72,7 @@ impl Family for Denoising {
     const FORMULA: &'static str = "-log p(x | g(f(x̃))), x̃ = corrupted x";
     const PAPER: &'static str =
         "Vincent et al., Extracting and composing robust features with denoising autoencoders, 2008";
-    const HAS_PRIOR: bool = false;
+    const SAMPLING: Sampling = Sampling::Chain;
     const VARIANCE: Variance = Variance::Fixed;
 
     fn latent(&self) -> u32 {
@@ -99,14 +101,53 @@ impl Network for Denoiser {
         self.inner.encode(x)
     }
 
-    fn decode(&self, z: &Tensor) -> Tensor {
-        self.inner.decode(z)
+    fn outputs(&self, z: &Tensor) -> Tensor {
+        self.inner.outputs(z)
+    }
+
+    fn likelihood(&self) -> &Likelihood {
+        self.inner.likelihood()
     }
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
         let seen = self.corruption.apply(x, self.level, step.noise);
         let reconstruction = self.inner.restore(&seen, x, step);
-        Loss { total: reconstruction.shallow_clone(), parts: vec![("reconstruction", reconstruction)] }
+        Loss::new(reconstruction.shallow_clone(), vec![("reconstruction", reconstruction)])
+    }
+
+    /// Damages a row and draws what it may have been, again and again (Bengio et al., 2013, algorithm 1).
+    fn chain(&self, start: &Tensor, steps: u32, known: Option<&Tensor>, noise: &Noise) -> Option<Tensor> {
+        let mut state = start.shallow_clone();
+        let mut mean = start.shallow_clone();
+        for step in 0..steps {
+            let seen = self.corruption.apply(&state, self.level, noise);
+            let outputs = self.outputs(&self.encode(&seen).mean);
+            mean = clamped(self.likelihood().mean(&outputs), start, known);
+            if step + 1 < steps {
+                state = clamped(self.likelihood().draw(&outputs, noise), start, known);
+            }
+        }
+        Some(mean)
+    }
+
+    /// r(x) - x, which points to where rows are more likely (Vincent, 2011; Alain and Bengio, 2014). With gaussian corruption of
+    /// a small level it is the gradient of log p(x) times the square of the level.
+    fn score_estimate(&self, x: &Tensor) -> Option<Tensor> {
+        let difference = self.decode(&self.encode(x).mean) - x;
+        let gaussian = self.corruption == Corruption::Gaussian && self.level > 0.0;
+        Some(if gaussian { difference / self.level.powi(2) } else { difference })
+    }
+
+    fn stack(&self) -> Option<Stack<'_>> {
+        self.inner.stack()
+    }
+}
+
+/// Rows that keep the values of `start` where `known` is 1.
+pub(super) fn clamped(rows: Tensor, start: &Tensor, known: Option<&Tensor>) -> Tensor {
+    match known {
+        Some(known) => start.where_self(&known.gt(0.5), &rows),
+        None => rows,
     }
 }
 

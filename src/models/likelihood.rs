@@ -1,7 +1,10 @@
 //! What a decoder's output means: the density p(x given h) of a row.
 //!
-//! A decoder gives one number per column. `gaussian` takes it for the mean, `bernoulli` for the logit. Negative
-//! log-likelihoods are in nats per row, from logits, with every constant, so that families can be compared.
+//! A decoder gives one number for each number of a prepared row. `gaussian` takes it for the mean, `bernoulli` for a logit,
+//! `poisson` for the logarithm of a rate, and so on; `densities` has the formulas. Negative log-likelihoods are in nats per
+//! row, with every constant, so that families can be compared. Columns may each have their own.
+
+use std::collections::BTreeMap;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, MapAccess, Visitor};
@@ -11,23 +14,82 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::losses::{LN_2_PI, sum_columns};
+use super::densities::Density;
+use super::losses::sum_columns;
+use super::noise::Noise;
 use super::parameters::Builder;
+use crate::domain::treatment::Treatment;
 
 /// The density of a column.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LikelihoodKind {
-    /// `bernoulli` when every feature column is binary, else `gaussian`.
+    /// `bernoulli` for binary columns; in tables, for families with a density, `negative_binomial` for counts and
+    /// `log_normal` for skewed positive numbers; else `gaussian`.
     #[default]
     Auto,
     /// Normal around the decoder's output. With a fixed variance of 1 its loss is half the squared error plus a constant.
     Gaussian,
     /// Cross-entropy between the column, from 0 to 1, and the decoder's probability.
     Bernoulli,
+    /// One probability a level, for columns of codes such as 0, 1, 2 that have no order.
+    Categorical,
+    /// Student's t around the decoder's output, with learned degrees of freedom: like gaussian, but at ease with outliers.
+    StudentT,
+    /// Counts whose variance is their mean.
+    Poisson,
+    /// Counts whose variance exceeds their mean, by a dispersion learned for each column.
+    NegativeBinomial,
+    /// Positive numbers whose logarithm is normal.
+    LogNormal,
+    /// Levels that have an order: a latent number falls between learned thresholds.
+    Ordinal,
+    /// Whole numbers within bounds, such as the shades of pixels: a logistic distribution cut into bins.
+    DiscretizedLogistic,
 }
 
-/// The variance of a gaussian likelihood, in scaled units.
+impl LikelihoodKind {
+    /// Every density, without `auto`.
+    pub const ALL: [Self; 9] = [
+        Self::Gaussian,
+        Self::Bernoulli,
+        Self::Categorical,
+        Self::StudentT,
+        Self::Poisson,
+        Self::NegativeBinomial,
+        Self::LogNormal,
+        Self::Ordinal,
+        Self::DiscretizedLogistic,
+    ];
+
+    /// Whether it is held between 0 and 1, so that columns are scaled to that range.
+    pub fn is_unit(self) -> bool {
+        matches!(self, Self::Bernoulli | Self::DiscretizedLogistic)
+    }
+
+    /// Whether `variance` applies to it.
+    pub fn has_variance(self) -> bool {
+        matches!(self, Self::Auto | Self::Gaussian | Self::StudentT | Self::LogNormal | Self::DiscretizedLogistic)
+    }
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Gaussian => "gaussian",
+            Self::Bernoulli => "bernoulli",
+            Self::Categorical => "categorical",
+            Self::StudentT => "student_t",
+            Self::Poisson => "poisson",
+            Self::NegativeBinomial => "negative_binomial",
+            Self::LogNormal => "log_normal",
+            Self::Ordinal => "ordinal",
+            Self::DiscretizedLogistic => "discretized_logistic",
+        }
+    }
+}
+
+/// The variance of a likelihood that has one, in scaled units; of `student_t` and `discretized_logistic` the squared scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Variance {
@@ -45,20 +107,50 @@ pub enum Variance {
 /// The likelihood of a model: a name such as `"bernoulli"`, or an object with the details.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LikelihoodSpec {
-    /// The density.
+    /// The density of the columns that `columns` does not name.
     pub kind: LikelihoodKind,
-    /// The variance; only a gaussian has one.
+    /// The variance, of densities that have one.
     pub variance: Variance,
+    /// How many shades `discretized_logistic` tells apart; those there can be between the extremes of the data when it is
+    /// left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub levels: Option<u32>,
+    /// Densities of single columns, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, LikelihoodKind>,
 }
 
-#[derive(Deserialize, ToSchema)]
+/// The details of a likelihood.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[derive(Default)]
 struct LikelihoodDetails {
-    /// The density.
+    /// The density of the columns that `columns` does not name.
     kind: LikelihoodKind,
-    /// The variance; only a gaussian has one.
+    /// The variance, of densities that have one.
     variance: Variance,
+    /// How many shades `discretized_logistic` tells apart; those there can be between the extremes of the data when it is
+    /// left out.
+    #[schema(minimum = 2, maximum = 65536)]
+    levels: Option<u32>,
+    /// Densities of single columns, by name.
+    columns: BTreeMap<String, LikelihoodKind>,
+}
+
+impl LikelihoodSpec {
+    /// The same density for all columns.
+    pub fn of(kind: LikelihoodKind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
+    /// The density of a column.
+    pub fn kind_of(&self, column: &str) -> LikelihoodKind {
+        self.columns.get(column).copied().unwrap_or(self.kind)
+    }
+
+    /// Whether any of `columns` has this density.
+    pub fn any(&self, what: impl Fn(LikelihoodKind) -> bool) -> bool {
+        what(self.kind) || self.columns.values().copied().any(what)
+    }
 }
 
 impl<'de> Deserialize<'de> for LikelihoodSpec {
@@ -69,17 +161,22 @@ impl<'de> Deserialize<'de> for LikelihoodSpec {
             type Value = LikelihoodSpec;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the name of a likelihood (`auto`, `gaussian`, `bernoulli`) or an object with `kind` and `variance`")
+                let names: Vec<&str> = LikelihoodKind::ALL.iter().map(|kind| kind.as_str()).collect();
+                write!(
+                    f,
+                    "the name of a likelihood (auto, {}) or an object with `kind`, `variance`, `levels` and `columns`",
+                    names.join(", ")
+                )
             }
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<LikelihoodSpec, E> {
-                let kind = LikelihoodKind::deserialize(name.into_deserializer())?;
-                Ok(LikelihoodSpec { kind, variance: Variance::Auto })
+                Ok(LikelihoodSpec::of(LikelihoodKind::deserialize(name.into_deserializer())?))
             }
 
             fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<LikelihoodSpec, M::Error> {
-                let LikelihoodDetails { kind, variance } = Deserialize::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(LikelihoodSpec { kind, variance })
+                let LikelihoodDetails { kind, variance, levels, columns } =
+                    Deserialize::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(LikelihoodSpec { kind, variance, levels, columns })
             }
         }
 
@@ -105,60 +202,115 @@ impl ToSchema for LikelihoodSpec {
     }
 }
 
-/// A likelihood at work.
-pub enum Likelihood {
-    /// Normal around the decoder's output.
-    Gaussian {
-        /// Says how far the log-variance has moved from where it starts, `[1]` or `[width]`; absent when the variance is 1.
-        drift: Option<Tensor>,
-    },
-    /// From logits.
-    Bernoulli,
+/// A column as a model knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Modelled {
+    /// Its density; never `auto`.
+    pub kind: LikelihoodKind,
+    /// What was done to its values.
+    pub treatment: Treatment,
 }
 
-/// Where a learned log-variance starts. Well below 0, because a decoder that is thought to be noisy at first lets the KL term
-/// win before it has learned anything, and the code collapses.
-const START: f64 = -2.0;
-/// A log-variance travels several units while weights travel hundredths, and Adam moves each by about the learning rate a
-/// step: so what is learned is its drift in units of this.
-const UNIT: f64 = 10.0;
-/// Learned variances stay above e^-12 and below e^12 of a scaled unit, so that a column without noise cannot run away.
-const LOG_VARIANCE: f64 = 12.0;
+impl Modelled {
+    /// A column that is left as it is.
+    pub fn linear(kind: LikelihoodKind) -> Self {
+        Self { kind, treatment: Treatment::Linear { shift: 0.0, scale: 1.0, unit: kind.is_unit() } }
+    }
+}
+
+/// A likelihood at work. All tensors of rows and outputs are of prepared rows, `[..., width]`.
+pub struct Likelihood {
+    /// Columns of one density each.
+    groups: Vec<Group>,
+    /// Where each number of a prepared row stands in the groups, one after the other; absent when that is its own place.
+    order: Option<Tensor>,
+    width: i64,
+}
+
+struct Group {
+    /// The places of its numbers in a prepared row; absent when they are all.
+    places: Option<Tensor>,
+    density: Density,
+}
 
 impl Likelihood {
-    /// Makes the likelihood of rows of `width` columns. `auto` must be resolved; it counts as gaussian with variance 1.
-    pub fn build(spec: &LikelihoodSpec, width: i64, builder: &mut Builder) -> Self {
-        match spec.kind {
-            LikelihoodKind::Bernoulli => Self::Bernoulli,
-            LikelihoodKind::Gaussian | LikelihoodKind::Auto => builder.within("likelihood", |builder| Self::Gaussian {
-                drift: match spec.variance {
-                    Variance::Fixed | Variance::Auto => None,
-                    Variance::Shared => Some(builder.constant("log_variance_drift", &[1], 0.0)),
-                    Variance::PerColumn => Some(builder.constant("log_variance_drift", &[width], 0.0)),
-                },
-            }),
+    /// Makes the likelihood of rows of these columns. `auto` must be resolved; it counts as gaussian with variance 1.
+    pub fn build(spec: &LikelihoodSpec, columns: &[Modelled], builder: &mut Builder) -> Self {
+        let mut members: BTreeMap<LikelihoodKind, (Vec<&Treatment>, Vec<i64>)> = BTreeMap::new();
+        let mut width = 0;
+        for Modelled { kind, treatment } in columns {
+            let (treatments, places) = members.entry(*kind).or_default();
+            let slots = treatment.slots() as i64;
+            places.extend(width..width + slots);
+            treatments.push(treatment);
+            width += slots;
         }
+        let alone = members.len() == 1;
+        let device = builder.device();
+        let mut order = vec![0; width as usize];
+        let mut position = 0;
+        let groups = members
+            .into_iter()
+            .map(|(kind, (treatments, places))| {
+                for place in &places {
+                    order[*place as usize] = position;
+                    position += 1;
+                }
+                let index = || Tensor::from_slice(&places).to_device(device);
+                Group { places: (!alone).then(index), density: Density::build(kind, spec, &treatments, builder) }
+            })
+            .collect();
+        let order = (!alone).then(|| Tensor::from_slice(&order).to_device(device));
+        Self { groups, order, width }
     }
 
-    /// -log p(x given h) of each row; `output` is the decoder's, `[..., width]`, and `x` is `[rows, width]`.
+    /// Numbers of a prepared row.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// -log p(x given h) of each row; `output` is the decoder's, `[..., rows, width]`, and `x` is `[rows, width]`.
     pub fn negative_log(&self, output: &Tensor, x: &Tensor) -> Tensor {
-        match self {
-            Self::Gaussian { drift: None } => sum_columns(&(((x - output).square() + LN_2_PI) * 0.5)),
-            Self::Gaussian { drift: Some(drift) } => {
-                let log_variance: Tensor = drift * UNIT + START;
-                let log_variance = log_variance.clamp(-LOG_VARIANCE, LOG_VARIANCE);
-                sum_columns(&(((x - output).square() * (-&log_variance).exp() + log_variance + LN_2_PI) * 0.5))
-            }
-            // H(x; p) = softplus(logit) - x * logit, which never takes the logarithm of a rounded probability.
-            Self::Bernoulli => sum_columns(&(output.softplus() - x * output)),
-        }
+        let each = |group: &Group| sum_columns(&group.density.negative_log(&group.pick(output), &group.pick(x)));
+        let (first, rest) = self.groups.split_first().expect("rows have columns; this is a bug");
+        rest.iter().fold(each(first), |sum, group| sum + each(group))
     }
 
-    /// The mean of p(x given h), in scaled units.
+    /// The same for each number of a row, `[..., rows, width]`. A category's nats stand at the level that it is.
+    pub fn negative_log_each(&self, output: &Tensor, x: &Tensor) -> Tensor {
+        self.gather(|group| group.density.negative_log(&group.pick(output), &group.pick(x)))
+    }
+
+    /// The mean of p(x given h), as a prepared row: of a category the probabilities.
     pub fn mean(&self, output: &Tensor) -> Tensor {
-        match self {
-            Self::Gaussian { .. } => output.shallow_clone(),
-            Self::Bernoulli => output.sigmoid(),
+        self.gather(|group| group.density.mean(&group.pick(output)))
+    }
+
+    /// The spread of p(x given h): a standard deviation, in scaled units where a column is scaled and in its own where its
+    /// logarithm is; of a category the probabilities again. [`Treatment::restore_spread`] makes it one number a column.
+    pub fn spread(&self, output: &Tensor) -> Tensor {
+        self.gather(|group| group.density.spread(&group.pick(output)))
+    }
+
+    /// A draw of p(x given h), as a prepared row.
+    pub fn draw(&self, output: &Tensor, noise: &Noise) -> Tensor {
+        self.gather(|group| group.density.draw(&group.pick(output), noise))
+    }
+
+    fn gather(&self, one: impl Fn(&Group) -> Tensor) -> Tensor {
+        let parts: Vec<Tensor> = self.groups.iter().map(one).collect();
+        match &self.order {
+            None => parts.into_iter().next().expect("rows have columns; this is a bug"),
+            Some(order) => Tensor::cat(&parts, -1).index_select(-1, order),
+        }
+    }
+}
+
+impl Group {
+    fn pick(&self, rows: &Tensor) -> Tensor {
+        match &self.places {
+            None => rows.shallow_clone(),
+            Some(places) => rows.index_select(-1, places),
         }
     }
 }
@@ -169,52 +321,54 @@ mod tests {
     use crate::models::parameters::values;
     use tch::Device;
 
-    fn row(values: &[f32]) -> Tensor {
-        Tensor::from_slice(values).view([1, -1])
-    }
-
-    fn built(kind: LikelihoodKind, variance: Variance) -> Likelihood {
-        Likelihood::build(&LikelihoodSpec { kind, variance }, 2, &mut Builder::new(0, Device::Cpu))
-    }
-
-    #[test]
-    fn gaussian_is_half_the_squared_error_and_its_constant() {
-        let fixed = built(LikelihoodKind::Gaussian, Variance::Fixed);
-        let loss = values(&fixed.negative_log(&row(&[1.0, 2.0]), &row(&[0.0, 4.0])));
-        assert!((f64::from(loss[0]) - (0.5 * (1.0 + 4.0) + LN_2_PI)).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_learned_variance_enters_the_density() {
-        let drift = [0.25_f64, 4.0].map(|variance| ((variance.ln() - START) / UNIT) as f32);
-        let likelihood = Likelihood::Gaussian { drift: Some(Tensor::from_slice(&drift)) };
-        let loss = values(&likelihood.negative_log(&row(&[1.0, 2.0]), &row(&[0.0, 4.0])));
-        // (1/0.25 + 4/4 + ln 0.25 + ln 4)/2 + ln 2π: the two logarithms cancel.
-        assert!((f64::from(loss[0]) - (2.5 + LN_2_PI)).abs() < 1e-6, "{loss:?}");
-    }
-
-    #[test]
-    fn bernoulli_is_the_cross_entropy_even_far_out() {
-        let loss =
-            |logit: f32, x: f32| f64::from(values(&Likelihood::Bernoulli.negative_log(&row(&[logit]), &row(&[x])))[0]);
-        let p = 1.0 / (1.0 + (-0.7_f64).exp());
-        for x in [0.0, 0.3, 1.0] {
-            let expected = -(x * p.ln() + (1.0 - x) * (1.0 - p).ln());
-            assert!((loss(0.7, x as f32) - expected).abs() < 1e-6);
-        }
-        assert!((loss(200.0, 0.0) - 200.0).abs() < 1e-4);
-        assert!(loss(-200.0, 0.0).abs() < 1e-6);
-    }
-
     #[test]
     fn a_name_or_an_object_may_be_written() {
         let read = |text: &str| serde_json::from_str::<LikelihoodSpec>(text);
         assert_eq!(read(r#""bernoulli""#).unwrap().kind, LikelihoodKind::Bernoulli);
-        let spec = read(r#"{"kind": "gaussian", "variance": "per_column"}"#).unwrap();
-        assert_eq!(spec, LikelihoodSpec { kind: LikelihoodKind::Gaussian, variance: Variance::PerColumn });
+        let spec = read(r#"{"kind": "gaussian", "variance": "per_column", "columns": {"a": "poisson"}}"#).unwrap();
+        assert_eq!((spec.kind_of("a"), spec.kind_of("b")), (LikelihoodKind::Poisson, LikelihoodKind::Gaussian));
         assert_eq!(read(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
-        assert!(read(r#""laplace""#).unwrap_err().to_string().contains("gaussian"));
+        let fault = read(r#""laplace""#).unwrap_err().to_string();
+        for kind in LikelihoodKind::ALL {
+            assert!(fault.contains(kind.as_str()), "{fault}");
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
         assert!(read(r#"{"sigma": 1}"#).is_err());
         assert!(read("3").is_err());
+    }
+
+    #[test]
+    fn columns_of_different_densities_keep_their_places() {
+        let linear = Treatment::Linear { shift: 0.0, scale: 1.0, unit: false };
+        let column = |kind, treatment: &Treatment| Modelled { kind, treatment: treatment.clone() };
+        let columns = [
+            column(LikelihoodKind::Bernoulli, &linear),
+            column(LikelihoodKind::Gaussian, &linear),
+            column(LikelihoodKind::Categorical, &Treatment::OneHot { levels: vec![1.0, 2.0, 3.0] }),
+            column(LikelihoodKind::Bernoulli, &linear),
+        ];
+        let spec = LikelihoodSpec::default();
+        let likelihood = Likelihood::build(&spec, &columns, &mut Builder::new(0, Device::Cpu));
+        assert_eq!(likelihood.width(), 6);
+        let output = Tensor::from_slice(&[0.3_f32, -1.0, 0.5, 0.1, -0.2, 2.0]).view([1, 6]);
+        let x = Tensor::from_slice(&[1.0_f32, 0.5, 0.0, 1.0, 0.0, 0.0]).view([1, 6]);
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let total: f64 = [0.5, 0.1, -0.2].iter().map(|x: &f64| x.exp()).sum();
+        let expected = [
+            -sigmoid(0.3).ln(),
+            0.5 * 2.25 + 0.5 * (2.0 * std::f64::consts::PI).ln(),
+            0.0,
+            -(0.1_f64.exp() / total).ln(),
+            0.0,
+            -(1.0 - sigmoid(2.0)).ln(),
+        ];
+        let each = values(&likelihood.negative_log_each(&output, &x));
+        for (found, expected) in each.iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-6, "{each:?}");
+        }
+        let whole = values(&likelihood.negative_log(&output, &x))[0];
+        assert!((f64::from(whole) - expected.iter().sum::<f64>()).abs() < 1e-5);
+        let mean = values(&likelihood.mean(&output));
+        assert!((mean[1] + 1.0).abs() < 1e-6 && (mean[2..5].iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 }

@@ -9,8 +9,12 @@ pub const LN_2_PI: f64 = 1.837_877_066_409_345_5;
 ///
 /// `mean` and `log_variance` are `[..., latent]`; the answer is `[...]`.
 pub fn kl_to_standard_normal(mean: &Tensor, log_variance: &Tensor) -> Tensor {
-    let each: Tensor = (mean.square() + log_variance.exp() - log_variance - 1.0) * 0.5;
-    sum_columns(&each)
+    sum_columns(&unit_kl(mean, log_variance))
+}
+
+/// The same of each unit, `[..., latent]`.
+pub fn unit_kl(mean: &Tensor, log_variance: &Tensor) -> Tensor {
+    (mean.square() + log_variance.exp() - log_variance - 1.0) * 0.5
 }
 
 /// log N(x; mean, exp(log_variance)) of each row.

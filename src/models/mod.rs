@@ -6,10 +6,13 @@
 //!
 //! Start reading with [`Family`] and [`Network`], then [`vae`].
 
+pub mod conv;
 pub mod denoising;
+mod densities;
 pub mod likelihood;
 pub mod losses;
 pub mod mlp;
+pub mod network;
 pub mod noise;
 pub mod parameters;
 pub mod plain;
@@ -27,9 +30,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::domain::limits::LAYER_UNITS;
 use crate::domain::refusal::Faults;
-use crate::domain::shape::RowShape;
-use likelihood::{LikelihoodSpec, Variance};
-use mlp::NetworkSpec;
+use likelihood::{Likelihood, Variance};
+use network::{Body, Plan};
 use noise::Noise;
 use parameters::Builder;
 
@@ -39,10 +41,12 @@ pub trait Family: Clone + PartialEq + Default + Serialize + DeserializeOwned + T
     const FORMULA: &'static str;
     /// Where it is described.
     const PAPER: &'static str;
-    /// Whether codes can be drawn from a prior; without one a sampler is fitted to the codes after training.
-    const HAS_PRIOR: bool;
+    /// Where new rows come from.
+    const SAMPLING: Sampling;
     /// The variance of a gaussian likelihood when the job leaves it open.
     const VARIANCE: Variance;
+    /// What it does with label columns.
+    const LABELS: Labels = Labels::Unused;
 
     /// Width of the code.
     fn latent(&self) -> u32;
@@ -54,31 +58,134 @@ pub trait Family: Clone + PartialEq + Default + Serialize + DeserializeOwned + T
     fn build(&self, plan: &Plan<'_>, builder: &mut Builder) -> Box<dyn Network>;
 }
 
-/// What a family builds its network from. Every `auto` was resolved before.
-pub struct Plan<'a> {
-    /// The rows that the network takes and gives.
-    pub shape: RowShape,
-    /// The layers between input and code.
-    pub network: &'a NetworkSpec,
-    /// What the decoder's output means.
-    pub likelihood: &'a LikelihoodSpec,
+/// Where a family's new rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// Codes drawn from the family's own prior, decoded.
+    Prior,
+    /// Codes drawn from a sampler that was fitted to the codes of the training rows, decoded.
+    Fitted,
+    /// A Markov chain over rows, which starts at rows drawn as with `fitted`.
+    Chain,
 }
 
-/// A network that encodes and decodes. It keeps no counters; its parameters live in [`parameters::Parameters`].
+/// What a family does with label columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Labels {
+    /// Nothing: it learns from features alone.
+    Unused,
+    /// It learns to tell them where there are some.
+    Optional,
+    /// It learns to tell them, and cannot do without.
+    Required,
+}
+
+/// A network that encodes and decodes. It keeps no counters; its parameters live in [`parameters::Parameters`]. Rows are
+/// prepared: `[rows, width]`.
 pub trait Network {
-    /// Codes of scaled rows `x` `[rows, width]`, without noise.
+    /// Codes of rows `x` `[rows, width]`, without noise.
     fn encode(&self, x: &Tensor) -> Code;
 
-    /// The mean of p(x given z), in scaled units: `[rows, latent]` to `[rows, width]`.
-    fn decode(&self, z: &Tensor) -> Tensor;
+    /// The decoder's output, which the likelihood gives a meaning: `[..., latent]` to `[..., width]`. Without noise.
+    fn outputs(&self, z: &Tensor) -> Tensor;
 
-    /// The loss of scaled rows `x` `[rows, width]`.
+    /// What the decoder's output means.
+    fn likelihood(&self) -> &Likelihood;
+
+    /// The loss of rows `x` `[rows, width]` in the turn `step.turn`.
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss;
+
+    /// Who moves in a step, one after the other. No two move the same parameters.
+    fn turns(&self) -> &'static [Turn] {
+        &[Turn { name: "all", moves: &[], rate: 1.0 }]
+    }
+
+    /// Whether a lower validation loss means a better model. Otherwise every epoch is done and the last is kept.
+    fn loss_judges(&self) -> bool {
+        true
+    }
+
+    /// The mean of p(x given z), as prepared rows.
+    fn decode(&self, z: &Tensor) -> Tensor {
+        self.likelihood().mean(&self.outputs(z))
+    }
+
+    /// The spread of p(x given z), as [`Likelihood::spread`] has it.
+    fn spread(&self, z: &Tensor) -> Tensor {
+        self.likelihood().spread(&self.outputs(z))
+    }
+
+    /// A draw of p(x given z), as prepared rows.
+    fn draw(&self, z: &Tensor, noise: &Noise) -> Tensor {
+        self.likelihood().draw(&self.outputs(z), noise)
+    }
+
+    /// Codes from the family's prior, `[rows, latent]`; `None` where it has none. A temperature below 1 gives more typical
+    /// codes, above 1 more varied ones.
+    fn prior(&self, _rows: i64, _temperature: f64, _noise: &Noise) -> Option<Tensor> {
+        None
+    }
+
+    /// Where a Markov chain that starts at prepared rows `[rows, width]` is after so many steps, as the means that its last
+    /// step drew from; `None` where the family has no chain. Where `known` `[rows, width]` is 1 a row keeps its value all along.
+    fn chain(&self, _start: &Tensor, _steps: u32, _known: Option<&Tensor>, _noise: &Noise) -> Option<Tensor> {
+        None
+    }
 
     /// Estimates log p(x) of each row by importance samples; `None` where the family has no density.
     fn log_likelihood(&self, _x: &Tensor, _samples: u32, _noise: &Noise) -> Option<Tensor> {
         None
     }
+
+    /// An estimate of the gradient of log p(x) at each row, up to a positive factor; `None` where the family has none.
+    fn score_estimate(&self, _x: &Tensor) -> Option<Tensor> {
+        None
+    }
+
+    /// KL(q(z given x) || p(z)) of each unit, in nats, as the mean over rows: `[latent]`; `None` without such a term.
+    fn unit_kl(&self, _x: &Tensor) -> Option<Tensor> {
+        None
+    }
+
+    /// What tells labels, where the family does: the output of its head for rows `[rows, width]`, and what that means.
+    fn predict(&self, _x: &Tensor) -> Option<(Tensor, &Likelihood)> {
+        None
+    }
+
+    /// The spread of what is told of labels, as [`Likelihood::spread`] has it.
+    fn predict_spread(&self, x: &Tensor) -> Option<Tensor> {
+        self.predict(x).map(|(output, likelihood)| likelihood.spread(&output))
+    }
+
+    /// The stack that layer-wise pre-training goes through; `None` where there is none.
+    fn stack(&self) -> Option<Stack<'_>> {
+        None
+    }
+}
+
+/// One player's move within a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Turn {
+    /// Whose it is.
+    pub name: &'static str,
+    /// The parameters that move: those whose names begin with one of these; all, when there are none.
+    pub moves: &'static [&'static str],
+    /// Multiplies the learning rate.
+    pub rate: f64,
+}
+
+/// An encoder and the decoder that mirrors it, to be trained layer by layer.
+pub struct Stack<'a> {
+    /// From rows to codes.
+    pub encoder: &'a Body,
+    /// From codes to the likelihood's parameters.
+    pub decoder: &'a Body,
+    /// The names that their parameters begin with.
+    pub names: [&'static str; 2],
+    /// What the decoder's output means.
+    pub likelihood: &'a Likelihood,
 }
 
 /// Codes of some rows.
@@ -90,21 +197,54 @@ pub struct Code {
 }
 
 /// What a loss is told beside the rows.
+#[derive(Clone, Copy)]
 pub struct Step<'a> {
     /// Dropout and batch statistics are on, and weights that warm up may be below their goal.
     pub training: bool,
     /// Epochs that are done, with the fraction of the current one.
     pub epoch: f64,
+    /// Whose turn it is: an index of [`Network::turns`].
+    pub turn: usize,
+    /// How many rows there are to train on; what is once for all rows counts with one part in so many.
+    pub train_rows: f64,
+    /// Prepared labels of the rows, `[rows, labels]`, NaN where one is missing; where the job has labels.
+    pub labels: Option<&'a Tensor>,
     /// Where random numbers come from.
     pub noise: &'a Noise,
 }
 
+impl<'a> Step<'a> {
+    /// A step of training at the start of a run over one row.
+    pub fn training(noise: &'a Noise) -> Self {
+        Self { training: true, epoch: 0.0, turn: 0, train_rows: 1.0, labels: None, noise }
+    }
+
+    /// The same in validation.
+    pub fn validation(noise: &'a Noise) -> Self {
+        Self { training: false, ..Self::training(noise) }
+    }
+}
+
 /// A loss in nats per row, and the parts it is made of.
 pub struct Loss {
-    /// What is minimised; a scalar.
+    /// What is minimised in this turn; a scalar.
     pub total: Tensor,
+    /// What the curve shows and validation compares; a scalar. Steps with several turns show the sum of theirs.
+    pub reported: Tensor,
     /// Scalars by name, all recorded. Weights are not applied to them.
     pub parts: Vec<(&'static str, Tensor)>,
+}
+
+impl Loss {
+    /// A loss that is what it minimises.
+    pub fn new(total: Tensor, parts: Vec<(&'static str, Tensor)>) -> Self {
+        Self { reported: total.shallow_clone(), total, parts }
+    }
+
+    /// The loss of a player whose gain is another's loss: the curve leaves it out, and shows it as a part.
+    pub fn opponent(total: Tensor, parts: Vec<(&'static str, Tensor)>) -> Self {
+        Self { reported: total.detach() * 0.0, total, parts }
+    }
 }
 
 /// A family as `/v1/families` shows it.
@@ -118,8 +258,10 @@ pub struct FamilyView {
     pub formula: &'static str,
     /// Where it is described.
     pub paper: &'static str,
-    /// Whether samples come from a prior; otherwise a sampler is fitted to the codes after training.
-    pub has_prior: bool,
+    /// Where new rows come from.
+    pub sampling: Sampling,
+    /// What it does with label columns.
+    pub labels: Labels,
     /// JSON Schema of `model.settings`.
     #[schema(value_type = Object)]
     pub settings: serde_json::Value,
@@ -162,9 +304,14 @@ macro_rules! families {
                 match self { $(Self::$settings(settings) => settings.latent(),)* }
             }
 
-            /// Whether codes can be drawn from a prior.
-            pub fn has_prior(&self) -> bool {
-                match self { $(Self::$settings(_) => $settings::HAS_PRIOR,)* }
+            /// Where new rows come from.
+            pub fn sampling(&self) -> Sampling {
+                match self { $(Self::$settings(_) => $settings::SAMPLING,)* }
+            }
+
+            /// What the family does with label columns.
+            pub fn labels(&self) -> Labels {
+                match self { $(Self::$settings(_) => $settings::LABELS,)* }
             }
 
             /// The variance of a gaussian likelihood when the job leaves it open.
@@ -200,7 +347,8 @@ macro_rules! families {
                 summary: concat!($($doc),+).trim_ascii(),
                 formula: $settings::FORMULA,
                 paper: $settings::PAPER,
-                has_prior: $settings::HAS_PRIOR,
+                sampling: $settings::SAMPLING,
+                labels: $settings::LABELS,
                 settings: standalone::<$settings>(),
                 defaults: serde_json::to_value($settings::default()).expect("settings are JSON"),
             },)*]

@@ -8,8 +8,10 @@ use std::cell::RefCell;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
+use rand_distr::{Gamma, Poisson, StandardNormal};
 use tch::{Device, Tensor};
+
+use super::parameters::values;
 
 /// What random numbers are for; two purposes never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,12 @@ pub enum Purpose {
     Likelihood = 5,
     /// What a caller of inference draws.
     Inference = 6,
+    /// Which values are 1 where rows are binarised, in a training step.
+    Binarize = 7,
+    /// The same in validation and test.
+    BinarizeValidation = 8,
+    /// The fit of a sampler to codes.
+    Sampler = 9,
 }
 
 /// A generator for `seed`, `purpose` and `index`.
@@ -65,6 +73,34 @@ impl Noise {
         self.draw(shape, |random| f32::from(u8::from(random.random::<f32>() < keep)))
     }
 
+    /// Ones with the probabilities `p`, else zeros, in the shape of `p`.
+    pub fn bernoulli(&self, p: &Tensor) -> Tensor {
+        self.uniform(&p.size()).less_tensor(&p.detach()).to_kind(p.kind())
+    }
+
+    /// Gamma-distributed numbers of these shapes and scale 1.
+    pub fn gamma(&self, shapes: &Tensor) -> Tensor {
+        self.map(shapes, |random, shape| Gamma::new(shape, 1.0).map_or(shape, |gamma| random.sample(gamma)))
+    }
+
+    /// Poisson-distributed numbers of these rates.
+    pub fn poisson(&self, rates: &Tensor) -> Tensor {
+        self.map(rates, |random, rate| Poisson::new(rate).map_or(0.0, |poisson| random.sample(poisson)))
+    }
+
+    /// Whole numbers from 0 up to, not including, `below`; 64-bit integers.
+    pub fn integers(&self, count: i64, below: i64) -> Tensor {
+        let mut random = self.random.borrow_mut();
+        let values: Vec<i64> = (0..count).map(|_| random.random_range(0..below.max(1))).collect();
+        Tensor::from_slice(&values).to_device(self.device)
+    }
+
+    fn map(&self, of: &Tensor, one: impl Fn(&mut ChaCha8Rng, f32) -> f32) -> Tensor {
+        let mut random = self.random.borrow_mut();
+        let drawn: Vec<f32> = values(of).into_iter().map(|value| one(&mut random, value)).collect();
+        Tensor::from_slice(&drawn).view(of.size().as_slice()).to_device(self.device)
+    }
+
     fn draw(&self, shape: &[i64], one: impl Fn(&mut ChaCha8Rng) -> f32) -> Tensor {
         let count = shape.iter().product::<i64>() as usize;
         let mut random = self.random.borrow_mut();
@@ -98,5 +134,15 @@ mod tests {
         assert!((mean - 0.5).abs() < 0.01 && (deviation - 12_f64.sqrt().recip()).abs() < 0.01, "{mean} {deviation}");
         let (mean, _) = moments(noise.mask(&[100_000], 0.3));
         assert!((mean - 0.3).abs() < 0.01, "{mean}");
+        let all = |value: f64| Tensor::full([100_000], value, (tch::Kind::Float, Device::Cpu));
+        let (mean, _) = moments(noise.bernoulli(&all(0.2)));
+        assert!((mean - 0.2).abs() < 0.01, "{mean}");
+        // A gamma of shape k has mean k and variance k, and so has a poisson of rate k.
+        for draws in [noise.gamma(&all(2.5)), noise.poisson(&all(2.5))] {
+            let (mean, deviation) = moments(draws);
+            assert!((mean - 2.5).abs() < 0.03 && (deviation - 2.5_f64.sqrt()).abs() < 0.03, "{mean} {deviation}");
+        }
+        let (mean, _) = moments(noise.integers(100_000, 5).to_kind(tch::Kind::Float));
+        assert!((mean - 2.0).abs() < 0.03, "{mean}");
     }
 }

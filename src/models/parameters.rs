@@ -45,6 +45,8 @@ pub struct Builder {
     random: ChaCha8Rng,
     device: Device,
     prefix: String,
+    /// Counts only: tensors have their shapes and take no memory.
+    counts: bool,
     trained: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
 }
@@ -56,9 +58,26 @@ impl Builder {
             random: generator(seed, Purpose::Initial, 0),
             device,
             prefix: String::new(),
+            counts: false,
             trained: Vec::new(),
             buffers: Vec::new(),
         }
+    }
+
+    /// A builder that only finds out how large a network would be. What it builds cannot compute.
+    pub fn counting() -> Self {
+        Self { counts: true, ..Self::new(0, Device::Cpu) }
+    }
+
+    /// How many trained numbers were asked for so far.
+    pub fn count(&self) -> u64 {
+        let sides = |tensor: &Tensor| tensor.size().into_iter().map(|side| side as u64).product::<u64>();
+        self.trained.iter().map(|(_, tensor)| sides(tensor)).sum()
+    }
+
+    /// Where the parameters will live.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Builds a part whose names begin with `name.`.
@@ -86,17 +105,64 @@ impl Builder {
         self.draw(name, shape, |_| value as f32)
     }
 
+    /// A trained tensor whose rows, or columns where there are fewer, are orthogonal and of length `gain`. Sides after the
+    /// first count as one.
+    pub fn orthogonal(&mut self, name: &str, shape: &[i64], gain: f64) -> Tensor {
+        let (rows, columns) = (shape[0], shape[1..].iter().product::<i64>());
+        if self.counts {
+            return self.constant(name, shape, 0.0);
+        }
+        let count = (rows * columns) as usize;
+        let drawn: Vec<f64> = (0..count).map(|_| self.random.sample(StandardNormal)).collect();
+        let (long, short) = (rows.max(columns), rows.min(columns));
+        let (q, r) = Tensor::linalg_qr(&Tensor::from_slice(&drawn).view([long, short]), "reduced");
+        // With the signs of r's diagonal every orthogonal matrix is equally likely (Mezzadri, 2007).
+        let q = q * r.diagonal(0, 0, 1).sign();
+        let weight = if rows < columns { q.transpose(0, 1) } else { q } * gain;
+        self.keep(name, shape, &values(&weight))
+    }
+
+    /// A trained tensor of given values.
+    pub fn given(&mut self, name: &str, shape: &[i64], values: &[f32]) -> Tensor {
+        if self.counts { self.constant(name, shape, 0.0) } else { self.keep(name, shape, values) }
+    }
+
+    /// A tensor of standard normal numbers that is saved and not trained.
+    pub fn normal_buffer(&mut self, name: &str, shape: &[i64], deviation: f64) -> Tensor {
+        let tensor = self.buffer(name, shape, 0.0);
+        if !self.counts {
+            let values: Vec<f32> = (0..tensor.numel())
+                .map(|_| (deviation * self.random.sample::<f64, _>(StandardNormal)) as f32)
+                .collect();
+            tensor.shallow_clone().copy_(&Tensor::from_slice(&values).view(shape));
+        }
+        tensor
+    }
+
     /// A tensor that is saved and not trained.
     pub fn buffer(&mut self, name: &str, shape: &[i64], value: f64) -> Tensor {
-        let tensor = Tensor::full(shape, value, (Kind::Float, self.device));
+        let tensor = if self.counts {
+            Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, false)
+        } else {
+            Tensor::full(shape, value, (Kind::Float, self.device))
+        };
         self.buffers.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
         tensor
     }
 
     fn draw(&mut self, name: &str, shape: &[i64], one: impl Fn(&mut ChaCha8Rng) -> f32) -> Tensor {
+        if self.counts {
+            let tensor = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, false);
+            self.trained.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
+            return tensor;
+        }
         let count = shape.iter().product::<i64>() as usize;
         let values: Vec<f32> = (0..count).map(|_| one(&mut self.random)).collect();
-        let tensor = Tensor::from_slice(&values).view(shape).to_device(self.device).set_requires_grad(true);
+        self.keep(name, shape, &values)
+    }
+
+    fn keep(&mut self, name: &str, shape: &[i64], values: &[f32]) -> Tensor {
+        let tensor = Tensor::from_slice(values).view(shape).to_device(self.device).set_requires_grad(true);
         self.trained.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
         tensor
     }
@@ -116,6 +182,21 @@ impl Builder {
             offset += count;
         }
         Parameters { flat, trained, buffers: self.buffers, device: self.device }
+    }
+}
+
+/// A part of the parameters, such as those of one player.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Start and length of each stretch of the flat buffer.
+    pub ranges: Vec<(i64, i64)>,
+    tensors: Vec<usize>,
+}
+
+impl Part {
+    /// How many numbers it has.
+    pub fn count(&self) -> i64 {
+        self.ranges.iter().map(|(_, length)| length).sum()
     }
 }
 
@@ -143,15 +224,49 @@ impl Parameters {
         &mut self.flat
     }
 
-    /// The gradient of `loss` over all trained numbers, `[count]`.
-    pub fn gradient(&self, loss: &Tensor) -> Tensor {
-        let leaves: Vec<&Tensor> = self.trained.iter().map(|(_, tensor)| tensor).collect();
+    /// The part of the buffer that holds the tensors whose names begin with one of `prefixes`; all of it when there are
+    /// none.
+    pub fn part(&self, prefixes: &[impl AsRef<str>]) -> Part {
+        let mut part = Part { ranges: Vec::new(), tensors: Vec::new() };
+        let mut offset = 0;
+        for (index, (name, tensor)) in self.trained.iter().enumerate() {
+            let count = tensor.numel() as i64;
+            if prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(prefix.as_ref())) {
+                match part.ranges.last_mut() {
+                    Some((start, length)) if *start + *length == offset => *length += count,
+                    _ => part.ranges.push((offset, count)),
+                }
+                part.tensors.push(index);
+            }
+            offset += count;
+        }
+        part
+    }
+
+    /// The gradient of `loss` over a part of the trained numbers, in their order, `[part.count()]`.
+    pub fn gradient(&self, loss: &Tensor, part: &Part) -> Tensor {
+        let leaves: Vec<&Tensor> = part.tensors.iter().map(|index| &self.trained[*index].1).collect();
         let gradients: Vec<Tensor> = Tensor::run_backward(&[loss], &leaves, false, false)
             .into_iter()
             .zip(&leaves)
             .map(|(gradient, leaf)| if gradient.defined() { gradient } else { leaf.zeros_like() }.reshape([-1]))
             .collect();
         Tensor::cat(&gradients, 0)
+    }
+
+    /// Ones where the numbers of a part are weights of layers, zeros where they are biases, gains or the like,
+    /// `[part.count()]`.
+    pub fn weights(&self, part: &Part) -> Tensor {
+        let flags: Vec<Tensor> = part
+            .tensors
+            .iter()
+            .map(|index| {
+                let (name, tensor) = &self.trained[*index];
+                let is_weight = name.ends_with(".weight") && tensor.dim() > 1;
+                Tensor::full([tensor.numel() as i64], f64::from(u8::from(is_weight)), (Kind::Float, self.device))
+            })
+            .collect();
+        Tensor::cat(&flags, 0)
     }
 
     /// A copy of everything that is saved.
@@ -188,6 +303,11 @@ impl Parameters {
             rest = left;
         }
         Ok(())
+    }
+
+    /// How many tensors are saved.
+    pub fn named_count(&self) -> usize {
+        self.trained.len() + self.buffers.len()
     }
 
     /// Every tensor that is saved, by name.
@@ -265,9 +385,24 @@ mod tests {
     fn the_gradient_lies_in_the_order_of_the_parameters() {
         let (weight, bias, _, parameters) = built();
         let loss = (&weight * 3.0).sum(Kind::Float) + (&bias * 5.0).sum(Kind::Float);
-        assert_eq!(values(&parameters.gradient(&loss)), [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 5.0, 5.0]);
+        let whole = parameters.part(&[""; 0]);
+        assert_eq!((whole.count(), whole.ranges.len()), (8, 1));
+        assert_eq!(values(&parameters.gradient(&loss, &whole)), [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 5.0, 5.0]);
         let unused = (&bias * 2.0).sum(Kind::Float);
-        assert_eq!(values(&parameters.gradient(&unused)), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
+        assert_eq!(values(&parameters.gradient(&unused, &whole)), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
+        let part = parameters.part(&["layer.bias"]);
+        assert_eq!(part.ranges, [(6, 2)]);
+        assert_eq!(values(&parameters.gradient(&(&bias * 2.0).sum(Kind::Float), &part)), [2.0, 2.0]);
+        assert_eq!(values(&parameters.weights(&whole)), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn counting_takes_no_memory_and_counts_what_building_makes() {
+        let mut builder = Builder::counting();
+        let weight = builder.normal("weight", &[1 << 20, 1 << 20], 1.0);
+        let _ = (builder.orthogonal("other", &[1 << 20, 3], 1.0), builder.buffer("b", &[1 << 40], 1.0));
+        assert_eq!(weight.size(), [1 << 20, 1 << 20]);
+        assert_eq!(builder.count(), (1 << 40) + 3 * (1 << 20));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use super::likelihood::{Likelihood, Variance};
 use super::losses::mean;
-use super::mlp::Mlp;
+use super::network::{Body, Plan};
 use super::parameters::Builder;
-use super::{Code, Family, Loss, Network, Plan, Step};
+use super::{Code, Family, Loss, Network, Sampling, Stack, Step};
 use crate::domain::refusal::Faults;
 
 /// Settings of a plain autoencoder.
@@ -35,7 +35,7 @@ impl Family for PlainAutoencoder {
     const FORMULA: &'static str = "-log p(x | g(f(x)))";
     const PAPER: &'static str =
         "Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, 2006";
-    const HAS_PRIOR: bool = false;
+    const SAMPLING: Sampling = Sampling::Fitted;
     const VARIANCE: Variance = Variance::Fixed;
 
     fn latent(&self) -> u32 {
@@ -51,24 +51,17 @@ impl Family for PlainAutoencoder {
 
 /// A deterministic encoder and the decoder that mirrors it.
 pub(super) struct EncoderDecoder {
-    encoder: Mlp,
-    decoder: Mlp,
-    likelihood: Likelihood,
+    pub encoder: Body,
+    pub decoder: Body,
+    pub likelihood: Likelihood,
 }
 
 impl EncoderDecoder {
     pub fn build(latent: u32, plan: &Plan<'_>, builder: &mut Builder) -> Self {
-        let width = plan.shape.width as i64;
-        let down: Vec<i64> = std::iter::once(width)
-            .chain(plan.network.hidden_for(plan.shape.width).into_iter().map(i64::from))
-            .chain([i64::from(latent)])
-            .collect();
-        let up: Vec<i64> = down.iter().rev().copied().collect();
-        Self {
-            encoder: Mlp::build("encoder", &down, plan.network, builder),
-            decoder: Mlp::build("decoder", &up, plan.network, builder),
-            likelihood: Likelihood::build(plan.likelihood, width, builder),
-        }
+        let latent = i64::from(latent);
+        let encoder = plan.encoder("encoder", latent, builder);
+        let decoder = plan.decoder("decoder", latent, &encoder, builder);
+        Self { encoder, decoder, likelihood: plan.likelihood(builder) }
     }
 
     /// Nats per row of restoring `x` from `seen`, both `[rows, width]`.
@@ -83,12 +76,21 @@ impl Network for EncoderDecoder {
         Code { mean: self.encoder.forward(x, None), spread: None }
     }
 
-    fn decode(&self, z: &Tensor) -> Tensor {
-        self.likelihood.mean(&self.decoder.forward(z, None))
+    fn outputs(&self, z: &Tensor) -> Tensor {
+        self.decoder.forward(z, None)
+    }
+
+    fn likelihood(&self) -> &Likelihood {
+        &self.likelihood
     }
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
         let reconstruction = self.restore(x, x, step);
-        Loss { total: reconstruction.shallow_clone(), parts: vec![("reconstruction", reconstruction)] }
+        Loss::new(reconstruction.shallow_clone(), vec![("reconstruction", reconstruction)])
+    }
+
+    fn stack(&self) -> Option<Stack<'_>> {
+        let Self { encoder, decoder, likelihood } = self;
+        Some(Stack { encoder, decoder, names: ["encoder", "decoder"], likelihood })
     }
 }

@@ -8,15 +8,15 @@
 //! Encoders give the mean and the logarithm of the variance; draws are reparameterised.
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use utoipa::ToSchema;
 
 use super::likelihood::{Likelihood, Variance};
-use super::losses::{kl_to_standard_normal, log_normal, log_standard_normal, mean};
-use super::mlp::Mlp;
+use super::losses::{log_normal, log_standard_normal, mean, unit_kl};
+use super::network::{Body, Plan};
 use super::noise::Noise;
 use super::parameters::Builder;
-use super::{Code, Family, Loss, Network, Plan, Step};
+use super::{Code, Family, Loss, Network, Sampling, Step};
 use crate::domain::limits::EPOCHS;
 use crate::domain::refusal::Faults;
 
@@ -36,18 +36,22 @@ pub struct Vae {
     /// Epochs over which the weight of the KL term rises from 0 to `beta`; 0 for none.
     #[schema(minimum = 0, maximum = 100000)]
     pub kl_warmup_epochs: u32,
+    /// Nats that each unit of the code may carry before the KL term presses on it in training (Kingma et al., 2016); 0 for
+    /// none. It keeps units from dying early.
+    #[schema(minimum = 0.0, maximum = 100.0)]
+    pub free_bits: f64,
 }
 
 impl Default for Vae {
     fn default() -> Self {
-        Self { latent: 16, beta: 1.0, samples: 1, kl_warmup_epochs: 0 }
+        Self { latent: 16, beta: 1.0, samples: 1, kl_warmup_epochs: 0, free_bits: 0.0 }
     }
 }
 
 impl Family for Vae {
     const FORMULA: &'static str = "E_q[-log p(x | z)] + beta * KL(q(z | x) || N(0, I))";
     const PAPER: &'static str = "Kingma and Welling, Auto-encoding variational Bayes, 2014";
-    const HAS_PRIOR: bool = true;
+    const SAMPLING: Sampling = Sampling::Prior;
     const VARIANCE: Variance = Variance::Shared;
 
     fn latent(&self) -> u32 {
@@ -61,33 +65,27 @@ impl Family for Vae {
         if self.samples > 1 && self.beta != 1.0 {
             faults.push("/beta", "conflict", format!("is {}; with more than one sample it must be 1", self.beta));
         }
-        if self.samples > 1 && self.kl_warmup_epochs > 0 {
-            faults.push(
-                "/kl_warmup_epochs",
-                "conflict",
-                "goes with one sample; the importance-weighted bound has no KL term",
-            );
+        faults.require_within("/free_bits", self.free_bits, 0.0..=100.0);
+        for (pointer, given) in [("/kl_warmup_epochs", self.kl_warmup_epochs > 0), ("/free_bits", self.free_bits > 0.0)]
+        {
+            if self.samples > 1 && given {
+                faults.push(pointer, "conflict", "goes with one sample; the importance-weighted bound has no KL term");
+            }
         }
     }
 
     fn build(&self, plan: &Plan<'_>, builder: &mut Builder) -> Box<dyn Network> {
-        let (width, latent) = (plan.shape.width as i64, i64::from(self.latent));
-        let hidden: Vec<i64> = plan.network.hidden_for(plan.shape.width).into_iter().map(i64::from).collect();
-        let down: Vec<i64> = [&[width][..], &hidden, &[2 * latent]].concat();
-        let up: Vec<i64> = std::iter::once(latent).chain(hidden.into_iter().rev()).chain([width]).collect();
-        Box::new(Variational {
-            settings: self.clone(),
-            encoder: Mlp::build("encoder", &down, plan.network, builder),
-            decoder: Mlp::build("decoder", &up, plan.network, builder),
-            likelihood: Likelihood::build(plan.likelihood, width, builder),
-        })
+        let latent = i64::from(self.latent);
+        let encoder = plan.encoder("encoder", 2 * latent, builder);
+        let decoder = plan.decoder("decoder", latent, &encoder, builder);
+        Box::new(Variational { settings: self.clone(), encoder, decoder, likelihood: plan.likelihood(builder) })
     }
 }
 
 struct Variational {
     settings: Vae,
-    encoder: Mlp,
-    decoder: Mlp,
+    encoder: Body,
+    decoder: Body,
     likelihood: Likelihood,
 }
 
@@ -128,8 +126,16 @@ impl Network for Variational {
         Code { mean, spread: Some((log_variance * 0.5).exp()) }
     }
 
-    fn decode(&self, z: &Tensor) -> Tensor {
-        self.likelihood.mean(&self.decoder.forward(z, None))
+    fn outputs(&self, z: &Tensor) -> Tensor {
+        self.decoder.forward(z, None)
+    }
+
+    fn likelihood(&self) -> &Likelihood {
+        &self.likelihood
+    }
+
+    fn prior(&self, rows: i64, temperature: f64, noise: &Noise) -> Option<Tensor> {
+        Some(noise.normal(&[rows, i64::from(self.settings.latent)]) * temperature)
     }
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
@@ -137,14 +143,25 @@ impl Network for Variational {
         if samples > 1 {
             let bound = self.log_weights(x, samples, step.noise, Some(step)).logsumexp([0].as_slice(), false);
             let total = mean(&((samples as f64).ln() - bound));
-            return Loss { total: total.shallow_clone(), parts: vec![("importance_bound", total)] };
+            return Loss::new(total.shallow_clone(), vec![("importance_bound", total)]);
         }
         let (center, log_variance) = self.posterior(x, Some(step));
         let z = &center + (&log_variance * 0.5).exp() * step.noise.normal(&center.size());
         let reconstruction = mean(&self.likelihood.negative_log(&self.decoder.forward(&z, Some(step)), x));
-        let kl = mean(&kl_to_standard_normal(&center, &log_variance));
-        let total = &reconstruction + &kl * self.kl_weight(step);
-        Loss { total, parts: vec![("reconstruction", reconstruction), ("kl", kl)] }
+        let units = unit_kl(&center, &log_variance).mean_dim([0].as_slice(), false, Kind::Float); // [latent]
+        let kl = units.sum(Kind::Float);
+        let pressing = if step.training && self.settings.free_bits > 0.0 {
+            units.clamp_min(self.settings.free_bits).sum(Kind::Float)
+        } else {
+            kl.shallow_clone()
+        };
+        let total = &reconstruction + pressing * self.kl_weight(step);
+        Loss::new(total, vec![("reconstruction", reconstruction), ("kl", kl)])
+    }
+
+    fn unit_kl(&self, x: &Tensor) -> Option<Tensor> {
+        let (center, log_variance) = self.posterior(x, None);
+        Some(unit_kl(&center, &log_variance).mean_dim([0].as_slice(), false, Kind::Float))
     }
 
     fn log_likelihood(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
@@ -165,9 +182,8 @@ impl Network for Variational {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::shape::RowShape;
-    use crate::models::likelihood::{LikelihoodKind, LikelihoodSpec};
-    use crate::models::mlp::NetworkSpec;
+    use crate::models::likelihood::{LikelihoodKind, LikelihoodSpec, Modelled};
+    use crate::models::network::NetworkSpec;
     use crate::models::noise::Purpose;
     use crate::models::parameters::{Named, values};
     use tch::Device;
@@ -175,8 +191,9 @@ mod tests {
     /// A linear VAE with known weights, for which log p(x) is a normal density.
     fn linear(settings: Vae, weight: f32, bias: f32) -> Box<dyn Network> {
         let network = NetworkSpec { hidden: Some(vec![]), ..NetworkSpec::default() };
-        let likelihood = LikelihoodSpec { kind: LikelihoodKind::Gaussian, variance: Variance::Fixed };
-        let plan = Plan { shape: RowShape { width: 1, image: None }, network: &network, likelihood: &likelihood };
+        let likelihood = LikelihoodSpec { variance: Variance::Fixed, ..LikelihoodSpec::of(LikelihoodKind::Gaussian) };
+        let columns = [Modelled::linear(LikelihoodKind::Gaussian)];
+        let plan = Plan { image: None, network: &network, likelihood: &likelihood, columns: &columns, target: None };
         let mut builder = Builder::new(0, Device::Cpu);
         let built = settings.build(&plan, &mut builder);
         let mut parameters = builder.finish();
@@ -218,7 +235,7 @@ mod tests {
         let network = linear(Vae { beta: 3.0, ..one() }, 1.0, 0.0);
         let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
         let rows = Tensor::from_slice(&[2.0_f32]).view([1, 1]);
-        let loss = network.loss(&rows, &Step { training: true, epoch: 0.0, noise: &noise });
+        let loss = network.loss(&rows, &Step::training(&noise));
         let parts: Vec<f64> = loss.parts.iter().map(|(_, part)| part.double_value(&[])).collect();
         // q has mean 0.3 * 2 + 0.1 = 0.7 and log-variance -0.4.
         let kl = 0.5 * (0.49 + (-0.4_f64).exp() + 0.4 - 1.0);
@@ -232,7 +249,7 @@ mod tests {
         let rows = Tensor::from_slice(&[2.0_f32]).view([1, 1]);
         let weight = |training, epoch| {
             let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
-            let loss = network.loss(&rows, &Step { training, epoch, noise: &noise });
+            let loss = network.loss(&rows, &Step { training, epoch, ..Step::training(&noise) });
             let [reconstruction, kl] = [0, 1].map(|part| loss.parts[part].1.double_value(&[]));
             (loss.total.double_value(&[]) - reconstruction) / kl
         };
@@ -242,12 +259,28 @@ mod tests {
     }
 
     #[test]
+    fn free_bits_press_on_a_unit_only_above_them() {
+        let rows = Tensor::from_slice(&[2.0_f32]).view([1, 1]);
+        let pressing = |free_bits, training| {
+            let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
+            let network = linear(Vae { free_bits, ..one() }, 1.0, 0.0);
+            let loss = network.loss(&rows, &Step { training, ..Step::training(&noise) });
+            loss.total.double_value(&[]) - loss.parts[0].1.double_value(&[])
+        };
+        // The KL of this unit is 0.2801600...: q has mean 0.7 and log-variance -0.4.
+        let kl = 0.5 * (0.49 + (-0.4_f64).exp() + 0.4 - 1.0);
+        for (free_bits, training, expected) in [(0.0, true, kl), (0.1, true, kl), (2.0, true, 2.0), (2.0, false, kl)] {
+            assert!((pressing(free_bits, training) - expected).abs() < 1e-5, "{free_bits} {training}");
+        }
+    }
+
+    #[test]
     fn more_importance_samples_tighten_the_bound() {
         let rows = Tensor::from_slice(&[-0.8_f32]).view([1, 1]).repeat([2000, 1]);
         let bound = |samples| {
             let noise = Noise::new(5, Purpose::Training, 0, Device::Cpu);
             let network = linear(Vae { samples, ..one() }, 1.7, 0.2);
-            network.loss(&rows, &Step { training: true, epoch: 0.0, noise: &noise }).total.double_value(&[])
+            network.loss(&rows, &Step::training(&noise)).total.double_value(&[])
         };
         let exact = 0.5 * (1.0 / 3.89 + 3.89_f64.ln() + crate::models::losses::LN_2_PI);
         assert!(bound(1) > bound(5) && bound(5) > bound(50), "{} {} {}", bound(1), bound(5), bound(50));

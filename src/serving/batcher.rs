@@ -2,21 +2,48 @@
 
 use super::{Answer, Question};
 
-/// What kind of pass a question needs; questions of one kind on one model join.
+/// A pass that rows of several callers can share, because each row is answered by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
     Encode,
     Decode,
+    DecodeSpread,
     Reconstruct,
+    Predict,
 }
 
-/// A question as rows for a pass. `draw` gives the codes of a sample.
-pub(super) fn prepare(question: Question, draw: impl FnOnce(usize, u64, f32) -> Vec<f32>) -> (Pass, Vec<f32>) {
-    match question {
-        Question::Encode(rows) => (Pass::Encode, rows),
-        Question::Decode(codes) => (Pass::Decode, codes),
-        Question::Reconstruct(rows) => (Pass::Reconstruct, rows),
-        Question::Sample { count, seed, temperature } => (Pass::Decode, draw(count, seed, temperature)),
+/// How wide the rows of a question are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Width {
+    Row,
+    Code,
+}
+
+impl Question {
+    /// The pass that it shares with others; `None` where what it draws must be its own.
+    pub(super) fn pass(&self) -> Option<Pass> {
+        match self {
+            Self::Encode(_) => Some(Pass::Encode),
+            Self::Decode(_) => Some(Pass::Decode),
+            Self::DecodeSpread(_) => Some(Pass::DecodeSpread),
+            Self::Reconstruct(_) => Some(Pass::Reconstruct),
+            Self::Predict(_) => Some(Pass::Predict),
+            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } | Self::ScoreEstimate(_) => None,
+        }
+    }
+
+    /// What it asks about, and how wide that is; `None` where it brings nothing.
+    pub(super) fn values(&self) -> Option<(&[f32], Width)> {
+        match self {
+            Self::Encode(rows) | Self::Reconstruct(rows) | Self::Predict(rows) | Self::ScoreEstimate(rows) => {
+                Some((rows, Width::Row))
+            }
+            Self::Impute { rows, .. } => Some((rows, Width::Row)),
+            Self::Decode(codes) | Self::DecodeSpread(codes) | Self::DecodeDraw { codes, .. } => {
+                Some((codes, Width::Code))
+            }
+            Self::Sample(_) => None,
+        }
     }
 }
 

@@ -6,18 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Device;
 use tokio::sync::{mpsc, oneshot};
 
-use super::batcher::{Pass, prepare, share};
+use super::batcher::{Pass, Width, share};
 use super::residency::Residency;
-use super::{Answer, Reply, Request, ServingConfig, ServingError};
+use super::{Answer, Question, Reply, Request, ServingConfig, ServingError};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_BATCH_ROWS;
+use crate::domain::refusal::{Code, Refusal};
 use crate::training::artifact::TrainedModel;
 
 /// A question that is ready to go through its model.
 struct Waiting {
     model: ModelId,
-    pass: Pass,
-    values: Vec<f32>,
+    question: Question,
     rows: usize,
     reply: oneshot::Sender<Reply>,
 }
@@ -36,12 +36,14 @@ pub(super) fn run(mut requests: mpsc::Receiver<Request>, config: &ServingConfig)
         }
         while let Some(head) = waiting.pop_front() {
             let mut group = vec![head];
-            let (model, pass) = (group[0].model, group[0].pass);
-            let (joined, rest): (VecDeque<_>, VecDeque<_>) =
-                waiting.into_iter().partition(|other| (other.model, other.pass) == (model, pass));
-            group.extend(joined);
-            waiting = rest;
-            if !answer(&mut models, model, pass, group) {
+            let (model, pass) = (group[0].model, group[0].question.pass());
+            if pass.is_some() {
+                let (joined, rest): (VecDeque<_>, VecDeque<_>) =
+                    waiting.into_iter().partition(|other| (other.model, other.question.pass()) == (model, pass));
+                group.extend(joined);
+                waiting = rest;
+            }
+            if !answer(&mut models, model, group) {
                 models.remove(model);
             }
         }
@@ -57,15 +59,19 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
                 let _ = reply.send(Reply::NotLoaded);
                 return 0;
             };
-            let (pass, values) =
-                prepare(question, |count, seed, temperature| loaded.sampler.draw(count, seed, temperature));
-            let width = if pass == Pass::Decode { loaded.latent() } else { loaded.header.shape.width };
-            if values.is_empty() || values.len() % width != 0 {
-                let _ = reply.send(Reply::Failed("rows of the wrong width reached the inference thread".to_owned()));
-                return 0;
-            }
-            let rows = values.len() / width;
-            waiting.push_back(Waiting { model, pass, values, rows, reply });
+            let rows = match question.values() {
+                None => 1,
+                Some((values, width)) => {
+                    let width = width_of(loaded, width);
+                    if values.is_empty() || values.len() % width != 0 {
+                        let fault = "rows of the wrong width reached the inference thread";
+                        let _ = reply.send(Reply::Failed(fault.to_owned()));
+                        return 0;
+                    }
+                    values.len() / width
+                }
+            };
+            waiting.push_back(Waiting { model, question, rows, reply });
             rows
         }
         Request::Load { model, bytes, reply } => {
@@ -90,17 +96,24 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
 }
 
 /// Answers questions of one kind to one model. False when the model failed and should be read again before its next use.
-fn answer(models: &mut Residency<TrainedModel>, model: ModelId, pass: Pass, group: Vec<Waiting>) -> bool {
+fn answer(models: &mut Residency<TrainedModel>, model: ModelId, group: Vec<Waiting>) -> bool {
     let Some(loaded) = models.get(model) else {
         group.into_iter().for_each(|one| drop(one.reply.send(Reply::NotLoaded)));
         return true;
     };
     let total: usize = group.iter().map(|one| one.rows).sum();
-    let outcome = if let [one] = &group[..] {
-        pass_through(loaded, pass, &one.values)
-    } else {
-        let joint: Vec<f32> = group.iter().flat_map(|one| one.values.iter().copied()).collect();
-        pass_through(loaded, pass, &joint)
+    let outcome = match (&group[..], group[0].question.pass()) {
+        ([one], None) => alone(loaded, &one.question),
+        ([one], Some(pass)) => pass_through(loaded, pass, one.question.values().map_or(&[], |(values, _)| values)),
+        (several, pass) => {
+            let joint: Vec<f32> = several
+                .iter()
+                .filter_map(|one| one.question.values())
+                .flat_map(|(values, _)| values)
+                .copied()
+                .collect();
+            pass_through(loaded, pass.expect("only passes that can be shared are joined"), &joint)
+        }
     };
     match outcome {
         Ok(joint) => {
@@ -112,7 +125,11 @@ fn answer(models: &mut Residency<TrainedModel>, model: ModelId, pass: Pass, grou
             }
             true
         }
-        Err(fault) => {
+        Err(Fault::Refused(refusal)) => {
+            group.into_iter().for_each(|one| drop(one.reply.send(Reply::Refused(refusal.clone()))));
+            true
+        }
+        Err(Fault::Failed(fault)) => {
             tracing::error!(model.id = %model, fault, "Model {model} failed");
             group.into_iter().for_each(|one| drop(one.reply.send(Reply::Failed(fault.clone()))));
             false
@@ -120,19 +137,54 @@ fn answer(models: &mut Residency<TrainedModel>, model: ModelId, pass: Pass, grou
     }
 }
 
-fn pass_through(model: &TrainedModel, pass: Pass, values: &[f32]) -> Result<Answer, String> {
-    let width = if pass == Pass::Decode { model.latent() } else { model.header.shape.width };
+enum Fault {
+    /// The model cannot answer that.
+    Refused(Refusal),
+    Failed(String),
+}
+
+fn width_of(model: &TrainedModel, width: Width) -> usize {
+    match width {
+        Width::Code => model.latent(),
+        Width::Row => model.header.shape.width,
+    }
+}
+
+/// A question that shares its pass with nobody.
+fn alone(model: &TrainedModel, question: &Question) -> Result<Answer, Fault> {
+    let answer = catch_unwind(AssertUnwindSafe(|| match question {
+        Question::DecodeDraw { codes, seed } => Some(model.decode_draws(codes, *seed)),
+        Question::Sample(draw) => Some(model.sample(draw)),
+        Question::Impute { rows, rounds, seed } => Some(model.impute(rows, *rounds, *seed)),
+        Question::ScoreEstimate(rows) => model.score_estimate(rows),
+        _ => None,
+    }));
+    let values = answer.map_err(|panic| Fault::Failed(words(&*panic)))?.ok_or_else(|| unable(model, "that"))?;
+    Ok(Answer { values, beside: None })
+}
+
+fn unable(model: &TrainedModel, what: &str) -> Fault {
+    let family = model.header.spec.model.family();
+    Fault::Refused(Refusal::new(Code::InvalidRequest, format!("a model of the family {family} cannot tell {what}")))
+}
+
+fn pass_through(model: &TrainedModel, pass: Pass, values: &[f32]) -> Result<Answer, Fault> {
+    let width =
+        width_of(model, if matches!(pass, Pass::Decode | Pass::DecodeSpread) { Width::Code } else { Width::Row });
     let mut whole = Answer { values: Vec::new(), beside: None };
     for chunk in values.chunks(INFERENCE_BATCH_ROWS * width) {
         let part = catch_unwind(AssertUnwindSafe(|| match pass {
-            Pass::Encode => model.encode(chunk),
-            Pass::Decode => (model.decode(chunk), None),
+            Pass::Encode => Some(model.encode(chunk)),
+            Pass::Decode => Some(model.decode(chunk, false)),
+            Pass::DecodeSpread => Some(model.decode(chunk, true)),
             Pass::Reconstruct => {
                 let (rows, errors) = model.reconstruct(chunk);
-                (rows, Some(errors))
+                Some((rows, Some(errors)))
             }
+            Pass::Predict => model.predict(chunk).map(|(told, spread)| (told, Some(spread))),
         }));
-        let (part, beside) = part.map_err(|panic| words(&*panic))?;
+        let part = part.map_err(|panic| Fault::Failed(words(&*panic)))?;
+        let (part, beside) = part.ok_or_else(|| unable(model, "labels, because it learned none"))?;
         whole.values.extend(part);
         if let Some(beside) = beside {
             whole.beside.get_or_insert_default().extend(beside);

@@ -18,6 +18,7 @@ use crate::domain::limits::INFERENCE_QUEUE;
 use crate::domain::refusal::{Code, Refusal};
 use crate::store::models::Model;
 use crate::store::{Store, StoreError};
+pub use crate::training::artifact::Draw;
 
 /// What the operator set.
 #[derive(Clone, Debug)]
@@ -33,19 +34,34 @@ pub struct ServingConfig {
 pub enum Question {
     /// Codes of rows.
     Encode(Vec<f32>),
-    /// Rows for codes.
+    /// Rows for codes: their means.
     Decode(Vec<f32>),
+    /// The same, and the spread of each value.
+    DecodeSpread(Vec<f32>),
+    /// Rows drawn from what the decoder says of codes.
+    DecodeDraw {
+        /// The codes.
+        codes: Vec<f32>,
+        /// Which draw.
+        seed: u64,
+    },
     /// Rows through the code and back.
     Reconstruct(Vec<f32>),
     /// New rows.
-    Sample {
-        /// How many.
-        count: usize,
-        /// Which ones.
+    Sample(Draw),
+    /// Rows whose missing values are filled in.
+    Impute {
+        /// The rows, NaN where a value is missing.
+        rows: Vec<f32>,
+        /// Steps of the chain, or rounds through the code and back.
+        rounds: u32,
+        /// Which draw of the chain.
         seed: u64,
-        /// Scales the draws of the code: below 1 gives more typical rows, above 1 more varied ones.
-        temperature: f32,
     },
+    /// What the model tells of the labels of rows.
+    Predict(Vec<f32>),
+    /// An estimate of the gradient of log p(x) at rows.
+    ScoreEstimate(Vec<f32>),
 }
 
 /// What it answers: one row after the other.
@@ -53,7 +69,7 @@ pub enum Question {
 pub struct Answer {
     /// Codes or rows.
     pub values: Vec<f32>,
-    /// Beside them: the spread of codes, or one reconstruction error a row.
+    /// Beside them: the spread of codes, of rows or of predictions, or one reconstruction error a row.
     pub beside: Option<Vec<f32>>,
 }
 
@@ -80,6 +96,7 @@ enum Request {
 enum Reply {
     Answer(Answer),
     NotLoaded,
+    Refused(Refusal),
     Failed(String),
 }
 
@@ -151,6 +168,7 @@ impl Inference {
 fn finish(reply: Reply) -> Result<Answer, ServingError> {
     match reply {
         Reply::Answer(answer) => Ok(answer),
+        Reply::Refused(refusal) => Err(refusal.into()),
         Reply::Failed(fault) => Err(ServingError::Failed(fault)),
         Reply::NotLoaded => Err(Refusal::new(
             Code::Overloaded,

@@ -4,18 +4,20 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::bundle::{Bundle, BundleError};
+use super::likelihoods::{modelled, sketched};
 use super::spec::TrainSpec;
-use crate::data::dataset::Column;
-use crate::data::scaling::Scaling;
+use crate::data::dataset::{Column, Schema};
+use crate::data::preparation::Preparation;
 use crate::domain::shape::RowShape;
-use crate::models::parameters::{Builder, Named, Parameters, values};
+use crate::models::likelihood::Modelled;
+use crate::models::network::{Plan, Target};
+use crate::models::noise::{Noise, Purpose};
+use crate::models::parameters::{Builder, Parameters, values};
 use crate::models::sampler::Sampler;
-use crate::models::{Network, Plan};
+use crate::models::{Network, Sampling};
 
 const FORMAT: &str = "latente.model";
-const VERSION: u32 = 1;
-const SAMPLER_MEAN: &str = "sampler.mean";
-const SAMPLER_FACTOR: &str = "sampler.factor";
+const VERSION: u32 = 2;
 
 /// What the header of a model file says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,16 +28,40 @@ pub struct ModelHeader {
     pub spec: TrainSpec,
     /// The columns it takes, in order, and the image they make.
     pub columns: Vec<Column>,
+    /// The label columns it learned to tell; none where it learned without.
+    pub labels: Vec<Column>,
     /// The shape of a row.
     pub shape: RowShape,
-    /// How columns are scaled.
-    pub scaling: Scaling,
+    /// What is done to columns.
+    pub preparation: Preparation,
+    /// What was done to label columns.
+    pub target: Preparation,
 }
 
 impl ModelHeader {
     /// The header of a new model.
-    pub fn new(spec: TrainSpec, columns: Vec<Column>, shape: RowShape, scaling: Scaling) -> Self {
-        Self { format: FORMAT.to_owned(), version: VERSION, spec, columns, shape, scaling }
+    pub fn new(spec: &TrainSpec, schema: &Schema, preparation: Preparation, target: Preparation) -> Self {
+        let labels = schema.label_columns().take(target.width()).cloned().collect();
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            spec: spec.clone(),
+            columns: schema.feature_columns().cloned().collect(),
+            labels,
+            shape: schema.row_shape(),
+            preparation,
+            target,
+        }
+    }
+
+    /// The network that this header describes, with its first weights.
+    pub fn build(&self, device: Device) -> BuiltNetwork {
+        let spec = &self.spec;
+        let columns = modelled(&spec.likelihood, self.columns.iter(), &self.preparation.columns);
+        let labels = modelled(&spec.target, self.labels.iter(), &self.target.columns);
+        let mut builder = Builder::new(spec.training.seed, device);
+        let network = assemble(spec, self.shape, &columns, &labels, &mut builder);
+        BuiltNetwork { network, parameters: builder.finish() }
     }
 }
 
@@ -47,22 +73,40 @@ pub struct BuiltNetwork {
     pub parameters: Parameters,
 }
 
-/// The network that a resolved spec describes, with its first weights.
-pub fn build(spec: &TrainSpec, shape: RowShape, device: Device) -> BuiltNetwork {
-    let mut builder = Builder::new(spec.training.seed, device);
-    let plan = Plan { shape, network: &spec.network, likelihood: &spec.likelihood };
-    let network = spec.model.build(&plan, &mut builder);
-    BuiltNetwork { network, parameters: builder.finish() }
+/// What is known of a network before anything is fitted or drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sketch {
+    /// How many numbers it trains.
+    pub parameters: u64,
+    /// Whether it can be trained layer by layer.
+    pub has_stack: bool,
+}
+
+/// The size of the network that a settled spec describes. It takes no memory to find out.
+pub fn sketch(spec: &TrainSpec, schema: &Schema) -> Sketch {
+    let columns = sketched(&spec.likelihood, schema.feature_columns());
+    let labels = if spec.learns_labels(schema) { sketched(&spec.target, schema.label_columns()) } else { Vec::new() };
+    let mut builder = Builder::counting();
+    let network = assemble(spec, schema.row_shape(), &columns, &labels, &mut builder);
+    Sketch { parameters: builder.count(), has_stack: network.stack().is_some() }
+}
+
+fn assemble(
+    spec: &TrainSpec,
+    shape: RowShape,
+    columns: &[Modelled],
+    labels: &[Modelled],
+    builder: &mut Builder,
+) -> Box<dyn Network> {
+    let target = (!labels.is_empty()).then_some(Target { likelihood: &spec.target, columns: labels });
+    let plan = Plan { image: shape.image, network: &spec.network, likelihood: &spec.likelihood, columns, target };
+    spec.model.build(&plan, builder)
 }
 
 /// The bytes of a model file.
-pub fn write(header: &ModelHeader, parameters: &Parameters, sampler: &Sampler) -> Vec<u8> {
+pub fn write(header: &ModelHeader, parameters: &Parameters, sampler: Option<&Sampler>) -> Vec<u8> {
     let mut tensors = parameters.named();
-    if let Sampler::Gaussian { mean, factor } = sampler {
-        let latent = mean.len();
-        tensors.push(Named { name: SAMPLER_MEAN.to_owned(), shape: vec![latent], values: mean.clone() });
-        tensors.push(Named { name: SAMPLER_FACTOR.to_owned(), shape: vec![latent, latent], values: factor.clone() });
-    }
+    tensors.extend(sampler.into_iter().flat_map(Sampler::named));
     let header = serde_json::to_string(header).expect("a header is JSON");
     Bundle { header, tensors }.to_bytes()
 }
@@ -71,8 +115,7 @@ pub fn write(header: &ModelHeader, parameters: &Parameters, sampler: &Sampler) -
 pub struct TrainedModel {
     /// What it was trained by and on.
     pub header: ModelHeader,
-    /// Where codes for new rows come from.
-    pub sampler: Sampler,
+    sampler: Option<Sampler>,
     built: BuiltNetwork,
 }
 
@@ -83,32 +126,36 @@ impl TrainedModel {
     /// The bytes are not a model, or not one that fits its own spec.
     pub fn read(bytes: &[u8], device: Device) -> Result<Self, BundleError> {
         let mut bundle = Bundle::from_bytes(bytes)?;
-        let header: ModelHeader = serde_json::from_str(&bundle.header)?;
         let content = |fault: &str| BundleError::Content(fault.to_owned());
-        if header.format != FORMAT || header.version != VERSION {
+        #[derive(Deserialize)]
+        struct Mark {
+            format: String,
+            version: u32,
+        }
+        let mark: Mark = serde_json::from_str(&bundle.header)?;
+        if mark.format != FORMAT || mark.version != VERSION {
             return Err(content("the file is of another format or version"));
         }
+        let header: ModelHeader = serde_json::from_str(&bundle.header)?;
         header.spec.check().map_err(|refusal| BundleError::Content(refusal.detail))?;
-        let (width, latent) = (header.shape.width, header.spec.model.latent() as usize);
+        let width = header.shape.width;
         if width == 0
-            || header.scaling.scale.len() != width
-            || header.scaling.shift.len() != width
+            || header.preparation.width() != width
             || header.columns.len() != width
+            || header.target.width() != header.labels.len()
         {
-            return Err(content("the scaling or the columns do not fit the width of the rows"));
+            return Err(content("the preparation or the columns do not fit the width of the rows"));
         }
-        let sampler = if header.spec.model.has_prior() {
-            Sampler::StandardNormal { latent }
-        } else {
-            let (mean, factor) = (bundle.take(SAMPLER_MEAN)?, bundle.take(SAMPLER_FACTOR)?);
-            if mean.len() != latent || factor.len() != latent * latent {
-                return Err(content("the sampler does not fit the width of the code"));
-            }
-            Sampler::Gaussian { mean, factor }
+        let latent = header.spec.model.latent() as usize;
+        let sampler = match header.spec.model.sampling() {
+            Sampling::Prior => None,
+            Sampling::Fitted | Sampling::Chain => Some(
+                Sampler::take(latent, &mut bundle.tensors)
+                    .ok_or_else(|| content("the sampler does not fit the width of the code"))?,
+            ),
         };
-        let mut built = build(&header.spec, header.shape, device);
-        let known = built.parameters.named().len();
-        if known != bundle.tensors.len() {
+        let mut built = header.build(device);
+        if built.parameters.named_count() != bundle.tensors.len() {
             return Err(content("the file holds other tensors than its spec describes"));
         }
         let find = |name: &str| {
@@ -132,42 +179,137 @@ impl TrainedModel {
     /// Codes of rows in the user's units, and their spread where the encoder is stochastic. Both one row after the other.
     pub fn encode(&self, rows: &[f32]) -> (Vec<f32>, Option<Vec<f32>>) {
         let _guard = tch::no_grad_guard();
-        let code = self.built.network.encode(&self.scaled(rows));
+        let code = self.network().encode(&self.prepared(rows));
         (values(&code.mean), code.spread.as_ref().map(values))
     }
 
-    /// Rows in the user's units for codes.
-    pub fn decode(&self, codes: &[f32]) -> Vec<f32> {
+    /// Rows in the user's units for codes: their means, and their spread where it is asked for.
+    pub fn decode(&self, codes: &[f32], with_spread: bool) -> (Vec<f32>, Option<Vec<f32>>) {
         let _guard = tch::no_grad_guard();
-        let z = Tensor::from_slice(codes).view([-1, self.latent() as i64]).to_device(self.device());
-        self.unscaled(&self.built.network.decode(&z))
+        let z = self.codes(codes);
+        let spread = with_spread.then(|| self.header.preparation.undo_spread(&values(&self.network().spread(&z))));
+        (self.restored(&self.network().decode(&z)), spread)
     }
 
-    /// Rows through the code and back, in the user's units, and the mean squared error of each in scaled units.
+    /// Rows in the user's units that are drawn from what the decoder says of codes.
+    pub fn decode_draws(&self, codes: &[f32], seed: u64) -> Vec<f32> {
+        let _guard = tch::no_grad_guard();
+        let noise = Noise::new(seed, Purpose::Inference, 1, self.device());
+        self.restored(&self.network().draw(&self.codes(codes), &noise))
+    }
+
+    /// Rows through the code and back, in the user's units, and the mean squared error of each over its prepared numbers.
     pub fn reconstruct(&self, rows: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let _guard = tch::no_grad_guard();
-        let x = self.scaled(rows);
-        let restored = self.built.network.decode(&self.built.network.encode(&x).mean);
+        let x = self.prepared(rows);
+        let restored = self.network().decode(&self.network().encode(&x).mean);
         let errors = (&restored - &x).square().mean_dim([1].as_slice(), false, tch::Kind::Float);
-        (self.unscaled(&restored), values(&errors))
+        (self.restored(&restored), values(&errors))
+    }
+
+    /// New rows in the user's units. They depend on what is asked and the seed alone.
+    pub fn sample(&self, asked: &Draw) -> Vec<f32> {
+        let _guard = tch::no_grad_guard();
+        let noise = Noise::new(asked.seed, Purpose::Inference, 1, self.device());
+        let z = self.draw_codes(asked.count, asked.temperature, asked.seed);
+        let mut x = self.network().decode(&z);
+        if self.header.spec.model.sampling() == Sampling::Chain && asked.chain_steps > 0 {
+            x = self.network().chain(&x, asked.chain_steps, None, &noise).unwrap_or(x);
+        } else if asked.drawn {
+            x = self.network().draw(&z, &noise);
+        }
+        self.restored(&x)
+    }
+
+    /// Rows in the user's units whose missing values (NaN) were filled in: by the family's chain where it has one, else by
+    /// going through the code and back with the known values held, so many times.
+    pub fn impute(&self, rows: &[f32], rounds: u32, seed: u64) -> Vec<f32> {
+        let _guard = tch::no_grad_guard();
+        let prepared = self.prepared(rows);
+        let missing = prepared.isnan();
+        let known = missing.logical_not().to_kind(tch::Kind::Float);
+        // A missing value starts at what a row of average code would have there.
+        let latent = self.latent() as i64;
+        let middle = self.network().decode(&Tensor::zeros([1, latent], (tch::Kind::Float, self.device())));
+        let start = middle.expand_as(&prepared).where_self(&missing, &prepared);
+        let noise = Noise::new(seed, Purpose::Inference, 2, self.device());
+        let filled = self.network().chain(&start, rounds, Some(&known), &noise).unwrap_or_else(|| {
+            (0..rounds).fold(start.shallow_clone(), |x, _| {
+                let restored = self.network().decode(&self.network().encode(&x).mean);
+                restored.where_self(&missing, &prepared)
+            })
+        });
+        // What was known comes back as it came.
+        let restored = self.restored(&filled);
+        rows.iter().zip(restored).map(|(given, filled)| if given.is_nan() { filled } else { *given }).collect()
+    }
+
+    /// What the model tells of the labels of rows: one value a label column, and its spread. `None` where it learned none.
+    pub fn predict(&self, rows: &[f32]) -> Option<(Vec<f32>, Vec<f32>)> {
+        let _guard = tch::no_grad_guard();
+        let x = self.prepared(rows);
+        let (output, likelihood) = self.network().predict(&x)?;
+        let told = self.header.target.undo(&values(&likelihood.mean(&output)));
+        let spread = self.header.target.undo_spread(&values(&self.network().predict_spread(&x)?));
+        Some((told, spread))
+    }
+
+    /// An estimate of the gradient of log p(x) at rows, in prepared units, up to a positive factor; `None` where the family has
+    /// none.
+    pub fn score_estimate(&self, rows: &[f32]) -> Option<Vec<f32>> {
+        let _guard = tch::no_grad_guard();
+        self.network().score_estimate(&self.prepared(rows)).map(|scores| values(&scores))
+    }
+
+    fn draw_codes(&self, count: usize, temperature: f32, seed: u64) -> Tensor {
+        match &self.sampler {
+            Some(sampler) => self.codes(&sampler.draw(count, seed, temperature)),
+            None => {
+                let noise = Noise::new(seed, Purpose::Inference, 0, self.device());
+                self.network()
+                    .prior(count as i64, f64::from(temperature), &noise)
+                    .expect("a family that samples from its prior has one; this is a bug")
+            }
+        }
+    }
+
+    fn network(&self) -> &dyn Network {
+        &*self.built.network
     }
 
     fn device(&self) -> Device {
         self.built.parameters.device()
     }
 
-    fn scaled(&self, rows: &[f32]) -> Tensor {
-        let width = self.header.shape.width;
-        let mut scaled = Vec::with_capacity(rows.len());
-        for row in rows.chunks_exact(width) {
-            self.header.scaling.apply(row.iter().copied(), &mut scaled);
-        }
-        Tensor::from_slice(&scaled).view([-1, width as i64]).to_device(self.device())
+    fn codes(&self, codes: &[f32]) -> Tensor {
+        Tensor::from_slice(codes).view([-1, self.latent() as i64]).to_device(self.device())
     }
 
-    fn unscaled(&self, rows: &Tensor) -> Vec<f32> {
-        let mut rows = values(rows);
-        self.header.scaling.undo(&mut rows);
-        rows
+    fn prepared(&self, rows: &[f32]) -> Tensor {
+        let preparation = &self.header.preparation;
+        let mut prepared = Vec::with_capacity(rows.len());
+        for row in rows.chunks_exact(preparation.width()) {
+            preparation.apply(row.iter().copied(), &mut prepared);
+        }
+        Tensor::from_slice(&prepared).view([-1, preparation.prepared_width() as i64]).to_device(self.device())
     }
+
+    fn restored(&self, rows: &Tensor) -> Vec<f32> {
+        self.header.preparation.undo(&values(rows))
+    }
+}
+
+/// What new rows are asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// How many.
+    pub count: usize,
+    /// Which ones.
+    pub seed: u64,
+    /// Scales the draws of the code: below 1 gives more typical rows, above 1 more varied ones.
+    pub temperature: f32,
+    /// Steps of the Markov chain, for families that have one; 0 for where it starts.
+    pub chain_steps: u32,
+    /// Whether rows are drawn from what the decoder says of their code; otherwise they are its means.
+    pub drawn: bool,
 }

@@ -1,74 +1,116 @@
 //! Scaled batches of rows as tensors, and the order of an epoch.
 
 use rand::seq::SliceRandom;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::spec::TrainSpec;
+use super::likelihoods::wanted;
+use super::spec::{Binarize, TrainSpec};
 use crate::data::dataset::Schema;
+use crate::data::preparation::{Preparation, ScalingSpec};
 use crate::data::rows::RowFile;
-use crate::data::scaling::Scaling;
-use crate::models::likelihood::LikelihoodKind;
-use crate::models::noise::{Purpose, generator};
+use crate::models::noise::{Noise, Purpose, generator};
 
 /// Rows of a dataset as a model sees them.
 pub struct Batches<'a> {
     rows: &'a RowFile,
     features: Vec<usize>,
+    labels: Vec<usize>,
     /// Whether the features are all that a row holds, so that it can be read as it is.
     whole: bool,
-    scaling: Scaling,
+    preparation: Preparation,
+    target: Preparation,
+    binarize: Binarize,
     device: Device,
 }
 
+/// Some rows.
+pub struct Batch {
+    /// Prepared features, `[rows, width]`.
+    pub x: Tensor,
+    /// Prepared labels, `[rows, labels]`, NaN where one is missing; where the job learns from labels.
+    pub labels: Option<Tensor>,
+}
+
 impl<'a> Batches<'a> {
-    /// Fits the scaling to the rows in `train`.
+    /// Fits the preparation to the rows in `train`.
     pub fn fit(rows: &'a RowFile, schema: &Schema, spec: &TrainSpec, train: &[u32], device: Device) -> Self {
         let features = schema.features();
-        let whole = features.len() == schema.kept().count();
-        let width = features.len();
-        let mut batches = Self {
-            rows,
-            features,
-            whole,
-            scaling: Scaling { shift: Vec::new(), scale: Vec::new(), unit: false },
-            device,
+        let labels = if spec.learns_labels(schema) { schema.labels() } else { Vec::new() };
+        let fit = |scaling, columns: &[usize], kinds: Vec<_>, shared| {
+            Preparation::fit(scaling, &kinds, shared, |visit| {
+                let mut picked = Vec::with_capacity(columns.len());
+                for index in train {
+                    let row = rows.row(*index as usize);
+                    picked.clear();
+                    picked.extend(columns.iter().map(|column| row[*column]));
+                    visit(&picked);
+                }
+            })
         };
-        batches.scaling = Scaling::fit(spec.scaling, width, schema.image.is_some(), |visit| {
-            let mut picked = Vec::with_capacity(width);
-            for index in train {
-                picked.clear();
-                picked.extend(batches.features(*index));
-                visit(&picked);
-            }
-        });
-        if spec.likelihood.kind == LikelihoodKind::Bernoulli {
-            batches.scaling = batches.scaling.held_to_unit();
+        let kinds = schema.feature_columns().map(|column| wanted(spec.likelihood.kind_of(&column.name))).collect();
+        let preparation = fit(spec.scaling, &features, kinds, schema.image.is_some());
+        let kinds = labels.iter().zip(schema.label_columns());
+        let kinds = kinds.map(|(_, column)| wanted(spec.target.kind_of(&column.name))).collect();
+        let target = fit(ScalingSpec::Standard, &labels, kinds, false);
+        Self {
+            rows,
+            whole: features.len() == schema.kept().count(),
+            features,
+            labels,
+            preparation,
+            target,
+            binarize: spec.training.binarize,
+            device,
         }
-        batches
     }
 
-    /// The fitted scaling.
-    pub fn scaling(&self) -> &Scaling {
-        &self.scaling
+    /// The fitted preparation of features.
+    pub fn preparation(&self) -> &Preparation {
+        &self.preparation
     }
 
-    /// Scaled features of some rows, `[rows, width]`.
+    /// The fitted preparation of labels; of no columns where the job does not learn from labels.
+    pub fn target(&self) -> &Preparation {
+        &self.target
+    }
+
+    /// Prepared features of some rows, `[rows, width]`.
     pub fn tensor(&self, indices: &[u32]) -> Tensor {
-        let width = self.features.len();
-        let mut scaled = Vec::with_capacity(indices.len() * width);
+        let width = self.preparation.prepared_width();
+        let mut prepared = Vec::with_capacity(indices.len() * width);
         for index in indices {
+            let row = self.rows.row(*index as usize);
             if self.whole {
-                self.scaling.apply(self.rows.row(*index as usize).iter().copied(), &mut scaled);
+                self.preparation.apply(row.iter().copied(), &mut prepared);
             } else {
-                self.scaling.apply(self.features(*index), &mut scaled);
+                self.preparation.apply(self.features.iter().map(|feature| row[*feature]), &mut prepared);
             }
         }
-        Tensor::from_slice(&scaled).view([indices.len() as i64, width as i64]).to_device(self.device)
+        self.to_tensor(&prepared, indices.len(), width)
     }
 
-    fn features(&self, index: u32) -> impl Iterator<Item = f32> {
-        let row = self.rows.row(index as usize);
-        self.features.iter().map(move |feature| row[*feature])
+    /// Features and labels of some rows, the features made 0 or 1 where the job asks for it.
+    pub fn batch(&self, indices: &[u32], draws: &Noise) -> Batch {
+        let x = self.tensor(indices);
+        let x = match self.binarize {
+            Binarize::Off => x,
+            Binarize::Dynamic => draws.bernoulli(&x),
+            Binarize::Threshold => x.ge(0.5).to_kind(Kind::Float),
+        };
+        let width = self.target.prepared_width();
+        let labels = (width > 0).then(|| {
+            let mut prepared = Vec::with_capacity(indices.len() * width);
+            for index in indices {
+                let row = self.rows.row(*index as usize);
+                self.target.apply(self.labels.iter().map(|label| row[*label]), &mut prepared);
+            }
+            self.to_tensor(&prepared, indices.len(), width)
+        });
+        Batch { x, labels }
+    }
+
+    fn to_tensor(&self, prepared: &[f32], rows: usize, width: usize) -> Tensor {
+        Tensor::from_slice(prepared).view([rows as i64, width as i64]).to_device(self.device)
     }
 }
 

@@ -49,7 +49,7 @@ struct Header {
 }
 
 const FORMAT: &str = "latente.checkpoint";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Checkpoint {
     /// The bytes of a checkpoint file.

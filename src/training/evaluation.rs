@@ -2,9 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use super::batches::Batches;
+use super::batches::{Batch, Batches};
 use super::sums::Sums;
+use crate::data::preparation::Preparation;
+use crate::domain::metric::Metric;
 use crate::models::noise::{Noise, Purpose};
+use crate::models::parameters::values;
 use crate::models::{Network, Step};
 use tch::Device;
 
@@ -13,21 +16,171 @@ const EVALUATION_ROWS: usize = 1024;
 /// Principal components take the square of the width; wider rows go without.
 const PCA_COLUMNS: usize = 1024;
 
+/// Rows whose codes are looked at.
+const CODE_ROWS: usize = 2048;
+/// A unit of a stochastic code is active when its mean varies over rows by more than this (Burda et al., 2016).
+const ACTIVE_VARIANCE: f64 = 0.01;
+/// A unit of any other code is active when it varies by more than this share of what units vary by in the mean.
+const ACTIVE_SHARE: f64 = 1e-4;
+/// Units whose KL is told one by one.
+const UNITS_TOLD: usize = 256;
+
+/// What is measured on: a network and rows for it.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// What is measured.
+    pub network: &'a dyn Network,
+    /// Rows as it takes them.
+    pub batches: &'a Batches<'a>,
+    /// How many rows train.
+    pub train_rows: usize,
+    /// The seed of the job.
+    pub seed: u64,
+    /// Where tensors are.
+    pub device: Device,
+}
+
+impl Subject<'_> {
+    fn batch(&self, index: usize, rows: &[u32]) -> Batch {
+        let draws = Noise::new(self.seed, Purpose::BinarizeValidation, index as u64, self.device);
+        self.batches.batch(rows, &draws)
+    }
+}
+
 /// Loss and its parts over `rows`, without training effects. The draws depend on the batch alone, so that epochs compare.
-pub fn loss(network: &dyn Network, batches: &Batches<'_>, rows: &[u32], seed: u64, epoch: f64, device: Device) -> Sums {
+pub fn loss(subject: Subject<'_>, rows: &[u32], epoch: f64) -> Sums {
     let _guard = tch::no_grad_guard();
     let mut sums = Sums::default();
     for (index, chunk) in rows.chunks(EVALUATION_ROWS).enumerate() {
-        let noise = Noise::new(seed, Purpose::Validation, index as u64, device);
-        let loss = network.loss(&batches.tensor(chunk), &Step { training: false, epoch, noise: &noise });
-        let parts: Vec<(&'static str, f64)> =
-            loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
-        sums.add(chunk.len(), loss.total.double_value(&[]), &parts, 0.0);
+        let noise = Noise::new(subject.seed, Purpose::Validation, index as u64, subject.device);
+        let Batch { x, labels } = subject.batch(index, chunk);
+        let step =
+            Step { epoch, train_rows: subject.train_rows as f64, labels: labels.as_ref(), ..Step::validation(&noise) };
+        let (mut total, mut parts) = (0.0, Vec::new());
+        for turn in 0..subject.network.turns().len() {
+            let loss = subject.network.loss(&x, &Step { turn, ..step });
+            total += loss.reported.double_value(&[]);
+            parts.extend(loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))));
+        }
+        sums.add(chunk.len(), total, &parts, 0.0);
     }
     sums
 }
 
-/// Mean squared error of reconstruction over rows and columns, in scaled units.
+/// What the codes of some rows are like.
+pub struct CodeFigures {
+    /// Units that vary over rows.
+    pub active: usize,
+    /// Units that do not.
+    pub dead: usize,
+    /// KL of each unit in nats, where the family has such a term.
+    pub unit_kl: Option<Vec<f64>>,
+}
+
+impl CodeFigures {
+    /// As metrics; with the KL of single units where `in_full`.
+    pub fn metrics(&self, in_full: bool) -> Vec<Metric> {
+        let mut metrics: Vec<Metric> = [("code/active_units", self.active), ("code/dead_units", self.dead)]
+            .into_iter()
+            .map(|(name, value)| Metric { name: name.to_owned(), value: value as f64 })
+            .collect();
+        if let Some(units) = self.unit_kl.as_ref().filter(|_| in_full) {
+            let told = units.iter().take(UNITS_TOLD).enumerate();
+            metrics.extend(told.filter_map(|(unit, kl)| Metric::finite(format!("code/kl/{unit:03}"), *kl)));
+        }
+        metrics
+    }
+
+    /// What a person should do about these codes, where something is wrong with them.
+    pub fn warning(&self) -> Option<String> {
+        let all = self.active + self.dead;
+        match &self.unit_kl {
+            Some(units) if self.active == 0 || units.iter().sum::<f64>() < 0.1 => Some(format!(
+                "The posterior has collapsed: the {all} units of the code carry {:.3} nats together, so that every row has nearly the same code. A lower beta, kl_warmup_epochs, free_bits or a learned variance usually helps.",
+                units.iter().sum::<f64>()
+            )),
+            _ if self.active == 0 => Some(format!(
+                "The code is dead: none of its {all} units varies from row to row. A lower learning rate, weaker penalties or another activation usually helps."
+            )),
+            _ if self.dead * 2 > all => Some(format!(
+                "{} of the {all} units of the code do not vary from row to row. A narrower code would do, or weaker penalties would let it use them.",
+                self.dead
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Looks at the codes of some of `rows`.
+pub fn code(subject: Subject<'_>, rows: &[u32]) -> CodeFigures {
+    let _guard = tch::no_grad_guard();
+    let x = subject.batch(0, &rows[..rows.len().min(CODE_ROWS)]).x;
+    let code = subject.network.encode(&x);
+    let variance = code.mean.to_kind(Kind::Double).var_dim([0].as_slice(), false, false);
+    let least = match code.spread {
+        Some(_) => ACTIVE_VARIANCE,
+        None => (variance.mean(Kind::Double).double_value(&[]) * ACTIVE_SHARE).max(1e-12),
+    };
+    let units = code.mean.size()[1] as usize;
+    let active = variance.gt(least).sum(Kind::Int64).int64_value(&[]) as usize;
+    let unit_kl =
+        subject.network.unit_kl(&x).map(|units| values(&units).into_iter().map(f64::from).collect::<Vec<f64>>());
+    CodeFigures { active, dead: units - active, unit_kl }
+}
+
+/// How well the label columns of `rows` are told: the share that is right of classes, the root mean squared error in the
+/// user's units of numbers. Rows without a label do not count. Empty where the family tells none.
+pub fn labels(subject: Subject<'_>, names: &[&str], rows: &[u32]) -> Vec<(String, f64)> {
+    let _guard = tch::no_grad_guard();
+    let target = subject.batches.target();
+    let mut sums = vec![(0.0, 0.0); target.width()];
+    for (index, chunk) in rows.chunks(EVALUATION_ROWS).enumerate() {
+        let Batch { x, labels } = subject.batch(index, chunk);
+        let (Some(labels), Some((output, likelihood))) = (labels, subject.network.predict(&x)) else {
+            return Vec::new();
+        };
+        let told = target.undo(&values(&likelihood.mean(&output)));
+        let missing: Vec<bool> = first_slots(target, &values(&labels)).map(f32::is_nan).collect();
+        let known = target.undo(&values(&labels));
+        for (position, ((told, known), missing)) in told.iter().zip(&known).zip(missing).enumerate() {
+            if missing {
+                continue;
+            }
+            let column = position % target.width();
+            let off = f64::from(told - known);
+            sums[column].0 += 1.0;
+            sums[column].1 +=
+                if target.columns[column].is_class() { f64::from(u8::from(off == 0.0)) } else { off * off };
+        }
+    }
+    let single = names.len() == 1;
+    let named = names.iter().zip(&target.columns).zip(sums).filter(|(_, (count, _))| *count > 0.0);
+    named
+        .map(|((name, treatment), (count, sum))| {
+            let (figure, value) =
+                if treatment.is_class() { ("accuracy", sum / count) } else { ("rmse", (sum / count).sqrt()) };
+            (if single { figure.to_owned() } else { format!("{figure}/{name}") }, value)
+        })
+        .collect()
+}
+
+/// The first prepared number of each column, row after row.
+fn first_slots<'a>(preparation: &'a Preparation, prepared: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    let offsets: Vec<usize> = preparation
+        .columns
+        .iter()
+        .scan(0, |offset, treatment| {
+            let own = *offset;
+            *offset += treatment.slots();
+            Some(own)
+        })
+        .collect();
+    prepared
+        .chunks_exact(preparation.prepared_width().max(1))
+        .flat_map(move |row| offsets.clone().into_iter().map(|offset| row[offset]))
+}
+
+/// Mean squared error of reconstruction over rows and columns, in prepared units.
 pub fn reconstruction_error(network: &dyn Network, batches: &Batches<'_>, rows: &[u32]) -> f64 {
     let _guard = tch::no_grad_guard();
     mean_over(rows, |chunk| {
@@ -45,7 +198,7 @@ pub fn principal_components_error(
     rows: &[u32],
     components: usize,
 ) -> Option<f64> {
-    let width = batches.scaling().width();
+    let width = batches.preparation().prepared_width();
     if width > PCA_COLUMNS || components >= width || train.len() < 2 {
         return None;
     }
@@ -70,19 +223,13 @@ pub fn principal_components_error(
 }
 
 /// The mean of log p(x) over `rows` by importance samples; `None` where the family has no density.
-pub fn log_likelihood(
-    network: &dyn Network,
-    batches: &Batches<'_>,
-    rows: &[u32],
-    samples: u32,
-    seed: u64,
-    device: Device,
-) -> Option<f64> {
+pub fn log_likelihood(subject: Subject<'_>, rows: &[u32], samples: u32) -> Option<f64> {
     let _guard = tch::no_grad_guard();
     let mut sum = 0.0;
     for (index, chunk) in rows.chunks(EVALUATION_ROWS).enumerate() {
-        let noise = Noise::new(seed, Purpose::Likelihood, index as u64, device);
-        sum += network.log_likelihood(&batches.tensor(chunk), samples, &noise)?.sum(Kind::Double).double_value(&[]);
+        let noise = Noise::new(subject.seed, Purpose::Likelihood, index as u64, subject.device);
+        let x = subject.batch(index, chunk).x;
+        sum += subject.network.log_likelihood(&x, samples, &noise)?.sum(Kind::Double).double_value(&[]);
     }
     (!rows.is_empty()).then(|| sum / rows.len() as f64)
 }

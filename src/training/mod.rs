@@ -12,15 +12,17 @@ pub mod bundle;
 pub mod checkpoint;
 pub mod device;
 pub mod evaluation;
+mod likelihoods;
 pub mod observer;
 pub mod optimizer;
+pub mod pretraining;
 pub mod spec;
 pub mod stopping;
 mod sums;
 
 use std::time::{Duration, Instant};
 
-use tch::Device;
+use tch::{Device, Tensor};
 
 use crate::data::dataset::Schema;
 use crate::data::rows::RowFile;
@@ -28,14 +30,15 @@ use crate::data::split::Split;
 use crate::domain::job::{Progress, StopReason};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
-use crate::models::Step;
 use crate::models::noise::{Noise, Purpose};
-use crate::models::parameters::{MismatchError, Snapshot};
-use crate::models::sampler::{GaussianFit, Sampler};
+use crate::models::parameters::{MismatchError, Part, Snapshot};
+use crate::models::sampler::Sampler;
+use crate::models::{Loss, Sampling, Step};
 use artifact::{BuiltNetwork, ModelHeader};
-use batches::Batches;
+use batches::{Batch, Batches};
 use checkpoint::{Checkpoint, RunState};
 use device::Fingerprint;
+use evaluation::Subject;
 use observer::{Observer, Report, Started};
 use optimizer::Adam;
 use spec::TrainSpec;
@@ -103,10 +106,10 @@ pub fn train(
 ) -> Result<Outcome, TrainError> {
     let mut run = Run::begin(assignment, resume, observer)?;
     let stop_reason = loop {
-        if run.epoch >= assignment.spec.training.epochs {
+        if run.epoch >= assignment.spec.epochs() {
             break StopReason::Completed;
         }
-        if run.has_validation() && run.best.is_over(&assignment.spec.training.early_stopping) {
+        if run.validation_judges() && run.best.is_over(&assignment.spec.training.early_stopping) {
             break StopReason::EarlyStopped;
         }
         match run.epoch(observer, stop)? {
@@ -115,7 +118,7 @@ pub fn train(
             Epoch::Diverged => break StopReason::Diverged,
         }
     };
-    Ok(Outcome::Finished(run.finish(stop_reason)?))
+    Ok(Outcome::Finished(run.finish(stop_reason, observer)?))
 }
 
 enum Epoch {
@@ -126,11 +129,13 @@ enum Epoch {
 
 struct Run<'a> {
     spec: &'a TrainSpec,
-    schema: &'a Schema,
     device: Device,
     batches: Batches<'a>,
     split: Split,
+    header: ModelHeader,
     built: BuiltNetwork,
+    /// The parameters that move in each turn.
+    parts: Vec<Part>,
     adam: Adam,
     epoch: u32,
     step: u64,
@@ -154,7 +159,9 @@ impl<'a> Run<'a> {
         });
         let split = spec.split.divide(rows.len(), label.as_ref().map(|label| label as &dyn Fn(usize) -> f32));
         let batches = Batches::fit(rows, schema, spec, &split.train, device);
-        let mut built = artifact::build(spec, schema.row_shape(), device);
+        let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
+        let mut built = header.build(device);
+        let parts = built.network.turns().iter().map(|turn| built.parameters.part(turn.moves)).collect();
         let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
         let mut state = RunState {
             epoch: 0,
@@ -189,11 +196,12 @@ impl<'a> Run<'a> {
         let (last_checkpoint, speed) = (Instant::now(), Speed::new());
         Ok(Self {
             spec,
-            schema,
             device,
             batches,
             split,
+            header,
             built,
+            parts,
             adam,
             epoch,
             step,
@@ -210,8 +218,25 @@ impl<'a> Run<'a> {
         if self.best.epoch > 0 { self.best.epoch } else { self.epoch }
     }
 
-    fn has_validation(&self) -> bool {
-        !self.split.validation.is_empty()
+    /// Whether the validation loss picks the epoch that is kept.
+    fn validation_judges(&self) -> bool {
+        !self.split.validation.is_empty() && self.built.network.loss_judges()
+    }
+
+    /// The layer that is trained by itself in this epoch; `None` when all are trained together.
+    fn layer(&self) -> Option<usize> {
+        let pretraining = self.spec.training.pretraining.as_ref()?;
+        pretraining.layer(self.epoch, self.spec.pretraining_epochs() / pretraining.epochs)
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            network: &*self.built.network,
+            batches: &self.batches,
+            train_rows: self.split.train.len(),
+            seed: self.spec.training.seed,
+            device: self.device,
+        }
     }
 
     /// One epoch, or what is left of it.
@@ -220,12 +245,17 @@ impl<'a> Run<'a> {
         let order = batches::order(&self.split.train, self.spec.training.seed, self.epoch);
         let batches = batches::cut(&order, size);
         let steps = batches.len() as u64;
+        let layer = self.layer();
+        let layer_parts = match (layer, self.built.network.stack()) {
+            (Some(layer), Some(stack)) => vec![self.built.parameters.part(&pretraining::names(&stack, layer))],
+            _ => Vec::new(),
+        };
         while self.step < steps {
             if stop.is_raised() {
                 self.checkpoint(observer);
                 return Ok(Epoch::Stopped);
             }
-            if let Err(fault) = self.train_step(batches[self.step as usize], steps) {
+            if let Err(fault) = self.train_step(batches[self.step as usize], steps, layer, &layer_parts) {
                 return self.diverged(&fault, observer);
             }
             self.step += 1;
@@ -234,28 +264,36 @@ impl<'a> Run<'a> {
                 self.checkpoint(observer);
             }
         }
-        let mut metrics = self.sums.metrics("train");
+        let mut metrics = self.sums.metrics(if layer.is_some() { "pretraining" } else { "train" });
         metrics.extend(self.sums.gradient_norm());
-        if self.has_validation() {
-            let epoch = f64::from(self.epoch + 1);
-            let seed = self.spec.training.seed;
-            let sums =
-                evaluation::loss(&*self.built.network, &self.batches, &self.split.validation, seed, epoch, self.device);
-            let loss = sums.loss().expect("there are validation rows");
-            if !loss.is_finite() {
-                return self.diverged("the validation loss", observer);
+        if layer.is_none() {
+            let rows = if self.split.validation.is_empty() { &self.split.train } else { &self.split.validation };
+            metrics.extend(evaluation::code(self.subject(), rows).metrics(false));
+            if !self.split.validation.is_empty() {
+                let sums = evaluation::loss(self.subject(), &self.split.validation, f64::from(self.epoch + 1));
+                let loss = sums.loss().expect("there are validation rows");
+                if !loss.is_finite() {
+                    return self.diverged("the validation loss", observer);
+                }
+                metrics.extend(sums.metrics("validation"));
+                metrics.extend(self.label_metrics("validation", &self.split.validation));
+                if self.validation_judges()
+                    && self.best.update(self.epoch + 1, loss, &self.spec.training.early_stopping)
+                {
+                    self.best_weights = Some(self.built.parameters.snapshot());
+                }
             }
-            metrics.extend(sums.metrics("validation"));
-            if self.best.update(self.epoch + 1, loss, &self.spec.training.early_stopping) {
+            if !self.validation_judges() {
+                // Nothing picks an epoch then: the last whole one is what is kept, should the next diverge.
                 self.best_weights = Some(self.built.parameters.snapshot());
             }
         }
-        if !self.has_validation() {
-            // Nothing picks an epoch then: the last whole one is what is kept, should the next diverge.
-            self.best_weights = Some(self.built.parameters.snapshot());
-        }
         self.epoch += 1;
         self.step = 0;
+        if layer.is_some() && self.layer() != layer {
+            // The next layer starts afresh, and so does the training of all.
+            self.adam.reset();
+        }
         observer.observe(Report::Progress(self.progress(steps)));
         self.sums = Sums::default();
         observer.observe(Report::Epoch { epoch: self.epoch, metrics });
@@ -265,34 +303,96 @@ impl<'a> Run<'a> {
         Ok(Epoch::Done)
     }
 
-    /// One step; says which part of the loss was not finite, if one was. The weights are as before then.
-    fn train_step(&mut self, rows: &[u32], steps: u64) -> Result<(), String> {
-        let x = self.batches.tensor(rows);
+    /// One step, in which every player moves; says what was not finite, if something was. Whoever had its turn before has
+    /// moved then.
+    fn train_step(
+        &mut self,
+        rows: &[u32],
+        steps: u64,
+        layer: Option<usize>,
+        layer_parts: &[Part],
+    ) -> Result<(), String> {
         let number = u64::from(self.epoch) * steps + self.step;
+        let draws = Noise::new(self.spec.training.seed, Purpose::Binarize, number, self.device);
+        let Batch { x, labels } = self.batches.batch(rows, &draws);
         let noise = Noise::new(self.spec.training.seed, Purpose::Training, number, self.device);
-        let epoch = f64::from(self.epoch) + self.step as f64 / steps as f64;
-        let loss = self.built.network.loss(&x, &Step { training: true, epoch, noise: &noise });
-        let total = loss.total.double_value(&[]);
-        let parts: Vec<(&'static str, f64)> =
-            loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))).collect();
-        if let Some((name, _)) = parts.iter().find(|(_, value)| !value.is_finite()) {
-            return Err(format!("the part `{name}` of the loss"));
+        let done = self.epoch.saturating_sub(self.spec.pretraining_epochs());
+        let step = Step {
+            epoch: f64::from(done) + self.step as f64 / steps as f64,
+            train_rows: self.split.train.len() as f64,
+            labels: labels.as_ref(),
+            ..Step::training(&noise)
+        };
+        self.adam.begin_step();
+        let mut moved = Moved::default();
+        if let Some(layer) = layer {
+            let masking = self.spec.training.pretraining.as_ref().map_or(0.0, |pretraining| pretraining.masking);
+            let stack = self.built.network.stack().expect("a spec with pretraining has a stack");
+            let loss = pretraining::loss(&stack, layer, masking, &x, &step).expect("its layers are fully connected");
+            drop(stack);
+            self.advance(&loss, &layer_parts[0], 1.0, &mut moved)?;
+        } else {
+            for (turn, player) in self.built.network.turns().iter().enumerate() {
+                let loss = self.built.network.loss(&x, &Step { turn, ..step });
+                let part = self.parts[turn].clone();
+                self.advance(&loss, &part, player.rate, &mut moved)?;
+            }
         }
-        if !total.is_finite() {
+        self.sums.add(rows.len(), moved.loss, &moved.parts, moved.norm);
+        self.speed.count(rows.len());
+        Ok(())
+    }
+
+    /// Moves a part of the parameters against the gradient of a loss; says what was not finite, if something was, and moves
+    /// nothing then.
+    fn advance(&mut self, loss: &Loss, part: &Part, rate: f64, moved: &mut Moved) -> Result<(), String> {
+        let spec = &self.spec.training;
+        for (name, value) in &loss.parts {
+            let value = value.double_value(&[]);
+            if !value.is_finite() {
+                return Err(format!("the part `{name}` of the loss"));
+            }
+            moved.parts.push((name, value));
+        }
+        let reported = loss.reported.double_value(&[]);
+        if !reported.is_finite() || !loss.total.double_value(&[]).is_finite() {
             return Err("the loss".to_owned());
         }
-        let mut gradient = self.built.parameters.gradient(&loss.total);
+        moved.loss += reported;
+        let mut gradient = self.built.parameters.gradient(&loss.total, part);
+        if spec.weight_l1 > 0.0 || spec.weight_l2 > 0.0 {
+            let (penalty, slope) = self.weight_penalty(part);
+            moved.parts.push(("weight_penalty", penalty));
+            gradient += slope;
+        }
         let norm = gradient.norm().double_value(&[]);
         if !norm.is_finite() {
             return Err("the gradient".to_owned());
         }
-        if let Some(most) = self.spec.training.clip_norm.filter(|most| norm > *most) {
+        moved.norm = moved.norm.hypot(norm);
+        if let Some(most) = spec.clip_norm.filter(|most| norm > *most) {
             gradient *= most / norm;
         }
-        self.adam.step(&mut self.built.parameters, &gradient);
-        self.sums.add(rows.len(), total, &parts, norm);
-        self.speed.count(rows.len());
+        self.adam.step(&mut self.built.parameters, &gradient, part, rate);
         Ok(())
+    }
+
+    /// The penalty on the weights of a part, and its gradient.
+    fn weight_penalty(&mut self, part: &Part) -> (f64, Tensor) {
+        let _guard = tch::no_grad_guard();
+        let (l1, l2) = (self.spec.training.weight_l1, self.spec.training.weight_l2);
+        let flat = self.built.parameters.flat();
+        let stretches: Vec<Tensor> =
+            part.ranges.iter().map(|(start, length)| flat.narrow(0, *start, *length)).collect();
+        let weights = Tensor::cat(&stretches, 0) * self.built.parameters.weights(part);
+        let penalty = weights.abs().sum(tch::Kind::Double) * l1 + weights.square().sum(tch::Kind::Double) * l2;
+        (penalty.double_value(&[]), weights.sign() * l1 + weights * (2.0 * l2))
+    }
+
+    fn label_metrics(&self, phase: &str, rows: &[u32]) -> Vec<Metric> {
+        let names: Vec<&str> = self.header.labels.iter().map(|column| column.name.as_str()).collect();
+        let figures = evaluation::labels(self.subject(), &names, rows);
+        figures.into_iter().filter_map(|(name, value)| Metric::finite(format!("{phase}/{name}"), value)).collect()
     }
 
     /// Goes back to the best epoch, or gives up where there is none.
@@ -331,7 +431,7 @@ impl<'a> Run<'a> {
     }
 
     fn progress(&self, steps: u64) -> Progress {
-        let epochs = self.spec.training.epochs;
+        let epochs = self.spec.epochs();
         let (step, all) = (u64::from(self.epoch) * steps + self.step, u64::from(epochs) * steps);
         let rows_per_second = self.speed.rows_per_second();
         let rows_per_step = self.split.train.len() as f64 / steps as f64;
@@ -347,7 +447,7 @@ impl<'a> Run<'a> {
     }
 
     /// Keeps the best weights, measures them, and writes the model.
-    fn finish(mut self, stop_reason: StopReason) -> Result<Finished, TrainError> {
+    fn finish(mut self, stop_reason: StopReason, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
         if let Some(best) = self.best_weights.take() {
             self.built.parameters.restore(&best)?;
         }
@@ -362,42 +462,54 @@ impl<'a> Run<'a> {
             if rows.is_empty() {
                 continue;
             }
-            let seed = self.spec.training.seed;
-            metrics.extend(
-                evaluation::loss(network, &self.batches, rows, seed, f64::from(kept), self.device).metrics(phase),
-            );
+            metrics.extend(evaluation::loss(self.subject(), rows, f64::from(kept)).metrics(phase));
             let error = evaluation::reconstruction_error(network, &self.batches, rows);
             metrics.extend(Metric::finite(format!("{phase}/mse"), error));
             let components = evaluation::principal_components_error(&self.batches, &self.split.train, rows, latent);
             metrics.extend(components.and_then(|error| Metric::finite(format!("{phase}/pca_mse"), error)));
+            metrics.extend(self.label_metrics(phase, rows));
             let samples = self.spec.evaluation.importance_samples;
             if samples > 0 && phase != "train" {
-                let estimate = evaluation::log_likelihood(network, &self.batches, rows, samples, seed, self.device);
+                let estimate = evaluation::log_likelihood(self.subject(), rows, samples);
                 metrics.extend(estimate.and_then(|value| Metric::finite(format!("{phase}/log_likelihood"), value)));
             }
         }
+        let code = evaluation::code(self.subject(), &self.split.train);
+        metrics.extend(code.metrics(true));
+        if let Some(warning) = code.warning() {
+            observer.observe(Report::Warning(warning));
+        }
         let sampler = self.sampler()?;
-        let columns = self.schema.feature_columns().cloned().collect();
-        let header =
-            ModelHeader::new(self.spec.clone(), columns, self.schema.row_shape(), self.batches.scaling().clone());
-        Ok(Finished { stop_reason, metrics, artifact: artifact::write(&header, &self.built.parameters, &sampler) })
+        let artifact = artifact::write(&self.header, &self.built.parameters, sampler.as_ref());
+        Ok(Finished { stop_reason, metrics, artifact })
     }
 
-    fn sampler(&self) -> Result<Sampler, TrainError> {
-        if self.spec.model.has_prior() {
-            return Ok(Sampler::StandardNormal { latent: self.spec.model.latent() as usize });
+    fn sampler(&self) -> Result<Option<Sampler>, TrainError> {
+        if self.spec.model.sampling() == Sampling::Prior {
+            return Ok(None);
         }
-        let mut fit = GaussianFit::default();
-        for chunk in self.split.train.chunks(1024) {
-            fit.add(&self.built.network.encode(&self.batches.tensor(chunk)).mean);
-        }
-        Ok(fit.finish().ok_or_else(|| {
+        let encode = |rows: &[u32]| -> Vec<Tensor> {
+            rows.chunks(1024).map(|chunk| self.built.network.encode(&self.batches.tensor(chunk)).mean).collect()
+        };
+        let train = Tensor::cat(&encode(&self.split.train), 0);
+        let held_out = (!self.split.validation.is_empty()).then(|| Tensor::cat(&encode(&self.split.validation), 0));
+        let fitted = Sampler::fit(&self.spec.sampler, &train, held_out.as_ref(), self.spec.training.seed);
+        Ok(Some(fitted.ok_or_else(|| {
             Refusal::new(
                 Code::Diverged,
                 "The codes of the training rows are not finite; train with a lower learning rate.",
             )
-        })?)
+        })?))
     }
+}
+
+/// What happened in a step.
+#[derive(Default)]
+struct Moved {
+    loss: f64,
+    parts: Vec<(&'static str, f64)>,
+    /// Of the gradients of all players together.
+    norm: f64,
 }
 
 /// Rows per second over the last few seconds.

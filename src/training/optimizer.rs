@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use utoipa::ToSchema;
 
 use crate::domain::refusal::Faults;
-use crate::models::parameters::{Parameters, values};
+use crate::models::parameters::{Parameters, Part, values};
 
 /// Which optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -83,24 +83,42 @@ impl Adam {
         Self { spec: spec.clone(), steps: 0, first: zeros(), second: zeros() }
     }
 
-    /// Moves `parameters` against `gradient` `[parameters]`.
+    /// Begins a step; each part of the parameters moves once in it at most.
+    pub fn begin_step(&mut self) {
+        self.steps += 1;
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.steps = 0;
+        let _ = (self.first.zero_(), self.second.zero_());
+    }
+
+    /// Moves a part of `parameters` against its `gradient` `[part.count()]`, at `rate` times the learning rate.
     ///
-    /// With t steps taken and bias corrections c1 = 1 - beta1^t and c2 = 1 - beta2^t, the step is
+    /// With t steps begun and bias corrections c1 = 1 - beta1^t and c2 = 1 - beta2^t, the step is
     /// lr * (m / c1) / (sqrt(v / c2) + epsilon), written so that both corrections are scalars.
-    pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor) {
+    pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor, part: &Part, rate: f64) {
         let _guard = tch::no_grad_guard();
         let OptimizerSpec { lr, beta1, beta2, epsilon, weight_decay, .. } = self.spec;
-        self.steps += 1;
+        let lr = lr * rate;
         let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (c1, c2) = (1.0 - beta1.powi(exponent), (1.0 - beta2.powi(exponent)).sqrt());
-        let flat = parameters.flat();
-        if weight_decay > 0.0 {
-            let _ = flat.g_mul_scalar_(1.0 - lr * weight_decay);
+        let mut offset = 0;
+        for (start, length) in &part.ranges {
+            let gradient = gradient.narrow(0, offset, *length);
+            let mut flat = parameters.flat().narrow(0, *start, *length);
+            let mut first = self.first.narrow(0, *start, *length);
+            let mut second = self.second.narrow(0, *start, *length);
+            if weight_decay > 0.0 {
+                let _ = flat.g_mul_scalar_(1.0 - lr * weight_decay);
+            }
+            let _ = first.lerp_(&gradient, 1.0 - beta1);
+            let _ = second.g_mul_scalar_(beta2).addcmul_(&(&gradient * (1.0 - beta2)), &gradient);
+            let spread = second.sqrt().g_add_scalar_(epsilon * c2);
+            let _ = flat.addcdiv_(&(&first * (-lr * c2 / c1)), &spread);
+            offset += length;
         }
-        let _ = self.first.lerp_(gradient, 1.0 - beta1);
-        let _ = self.second.g_mul_scalar_(beta2).addcmul_(&(gradient * (1.0 - beta2)), gradient);
-        let spread = self.second.sqrt().g_add_scalar_(epsilon * c2);
-        let _ = flat.addcdiv_(&(&self.first * (-lr * c2 / c1)), &spread);
     }
 
     /// A copy of the state.
@@ -149,12 +167,36 @@ mod tests {
     const GRADIENTS: [[f64; 3]; 5] =
         [[1.0, -2.0, 0.001], [0.5, 0.1, 0.0], [-3.0, 2.0, 0.2], [1e-4, 1.0, -1.0], [0.3, -0.3, 5.0]];
 
+    fn step(parameters: &mut Parameters, adam: &mut Adam, gradient: [f64; 3]) {
+        let part = parameters.part(&[""; 0]);
+        adam.begin_step();
+        adam.step(parameters, &Tensor::from_slice(&gradient).to_kind(Kind::Float), &part, 1.0);
+    }
+
+    #[test]
+    fn a_part_moves_alone_and_at_its_rate() {
+        let mut builder = Builder::new(1, Device::Cpu);
+        for name in ["a", "b", "c"] {
+            let _ = builder.constant(name, &[1], 0.5);
+        }
+        let mut parameters = builder.finish();
+        let mut adam = Adam::new(&OptimizerSpec { lr: 0.01, ..OptimizerSpec::default() }, &parameters);
+        let outer = parameters.part(&["a", "c"]);
+        assert_eq!(outer.ranges, [(0, 1), (2, 1)]);
+        adam.begin_step();
+        adam.step(&mut parameters, &Tensor::from_slice(&[1.0_f32, -1.0]), &outer, 0.5);
+        // The first step of Adam is as long as the learning rate.
+        for (found, expected) in parameters.snapshot().trained.iter().zip([0.495, 0.5, 0.505]) {
+            assert!((found - expected).abs() < 1e-6);
+        }
+    }
+
     #[test]
     fn steps_are_those_of_the_published_algorithm() {
         for decay in [0.0, 0.1] {
             let (mut parameters, mut adam) = setting(decay);
             for gradient in GRADIENTS {
-                adam.step(&mut parameters, &Tensor::from_slice(&gradient).to_kind(Kind::Float));
+                step(&mut parameters, &mut adam, gradient);
             }
             for (value, expected) in parameters.snapshot().trained.iter().zip(reference(&GRADIENTS, decay)) {
                 assert!((f64::from(*value) - expected).abs() < 1e-6, "{value} is not {expected}");
@@ -164,9 +206,6 @@ mod tests {
 
     #[test]
     fn a_restored_state_goes_on_to_the_same_bytes() {
-        let step = |parameters: &mut Parameters, adam: &mut Adam, gradient: [f64; 3]| {
-            adam.step(parameters, &Tensor::from_slice(&gradient).to_kind(Kind::Float));
-        };
         let (mut parameters, mut adam) = setting(0.1);
         for gradient in GRADIENTS {
             step(&mut parameters, &mut adam, gradient);

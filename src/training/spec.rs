@@ -6,18 +6,22 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::artifact;
+use super::likelihoods;
 use super::optimizer::OptimizerSpec;
+use super::pretraining::PretrainingSpec;
 use super::stopping::EarlyStoppingSpec;
-use crate::data::dataset::{Kind, Schema};
-use crate::data::scaling::ScalingSpec;
+use crate::data::dataset::Schema;
+use crate::data::preparation::ScalingSpec;
 use crate::data::split::SplitSpec;
 use crate::domain::id::DatasetId;
 use crate::domain::limits::{BATCH_ROWS, EPOCHS, PARAMETERS};
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
-use crate::models::ModelSpec;
-use crate::models::likelihood::{LikelihoodKind, LikelihoodSpec, Variance};
-use crate::models::mlp::NetworkSpec;
+use crate::models::likelihood::LikelihoodSpec;
+use crate::models::network::{NetworkKind, NetworkSpec};
+use crate::models::sampler::SamplerSpec;
+use crate::models::{Labels, ModelSpec};
 
 /// The version of the spec that this program writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -43,9 +47,15 @@ pub struct TrainSpec {
     /// What the decoder's output means.
     #[serde(default)]
     pub likelihood: LikelihoodSpec,
+    /// What the label columns mean, for families that learn to tell them.
+    #[serde(default)]
+    pub target: LikelihoodSpec,
     /// How columns are scaled before the model sees them.
     #[serde(default)]
     pub scaling: ScalingSpec,
+    /// What codes for new rows are drawn from, for families without a prior.
+    #[serde(default)]
+    pub sampler: SamplerSpec,
     /// How to train.
     #[serde(default)]
     pub training: TrainingSpec,
@@ -76,6 +86,16 @@ pub struct TrainingSpec {
     /// The gradient is shortened to this norm when it is longer. No limit when it is left out.
     #[schema(exclusive_minimum = 0.0)]
     pub clip_norm: Option<f64>,
+    /// Penalty on the weights of all layers: this many nats for each unit of their absolute values.
+    #[schema(minimum = 0.0, maximum = 1000.0)]
+    pub weight_l1: f64,
+    /// Penalty on the weights of all layers: this many nats for each unit of their squares.
+    #[schema(minimum = 0.0, maximum = 1000.0)]
+    pub weight_l2: f64,
+    /// Whether values from 0 to 1 are made 0 or 1 before a model sees them.
+    pub binarize: Binarize,
+    /// Training of one layer after the other, before all are trained together. None when it is left out.
+    pub pretraining: Option<PretrainingSpec>,
     /// When to end before the last epoch.
     pub early_stopping: EarlyStoppingSpec,
     /// Everything random in training depends on it. On the CPU the same spec and data give the same bytes.
@@ -91,11 +111,29 @@ impl Default for TrainingSpec {
             batch_size: None,
             optimizer: OptimizerSpec::default(),
             clip_norm: None,
+            weight_l1: 0.0,
+            weight_l2: 0.0,
+            binarize: Binarize::Off,
+            pretraining: None,
             early_stopping: EarlyStoppingSpec::default(),
             seed: 0,
             device: DeviceSpec::default(),
         }
     }
+}
+
+/// Whether values from 0 to 1 are made 0 or 1 before a model sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Binarize {
+    /// They stay as they are.
+    #[default]
+    Off,
+    /// Each is 1 with a probability of its value, drawn anew at each step (Salakhutdinov and Murray, 2008). The draws of
+    /// validation and test rows are always the same.
+    Dynamic,
+    /// 1 from 0.5 on.
+    Threshold,
 }
 
 /// Where to train.
@@ -130,7 +168,9 @@ impl TrainSpec {
             model,
             network: NetworkSpec::default(),
             likelihood: LikelihoodSpec::default(),
+            target: LikelihoodSpec::default(),
             scaling: ScalingSpec::default(),
+            sampler: SamplerSpec::default(),
             training: TrainingSpec::default(),
             split: SplitSpec::default(),
             evaluation: EvaluationSpec::default(),
@@ -166,16 +206,27 @@ impl TrainSpec {
         training.optimizer.check(faults);
         training.early_stopping.check(faults);
         faults.require_within("/evaluation/importance_samples", self.evaluation.importance_samples, 0..=10_000);
-        let bernoulli = self.likelihood.kind == LikelihoodKind::Bernoulli;
-        if bernoulli && self.scaling == ScalingSpec::Standard {
-            faults.push("/scaling", "conflict", "is `standard`, which leaves the range 0 to 1 that a bernoulli likelihood needs; allowed are auto, minmax, none");
+        faults.require_within("/training/weight_l1", training.weight_l1, 0.0..=1000.0);
+        faults.require_within("/training/weight_l2", training.weight_l2, 0.0..=1000.0);
+        if let Some(pretraining) = &training.pretraining {
+            pretraining.check(faults);
+            if self.network.kind != NetworkKind::Mlp {
+                faults.push(
+                    "/training/pretraining",
+                    "conflict",
+                    "goes layer by layer through an mlp; this network is conv",
+                );
+            }
         }
-        if bernoulli && self.likelihood.variance != Variance::Auto {
-            faults.push(
-                "/likelihood/variance",
-                "conflict",
-                "goes with the gaussian likelihood; a bernoulli one has no variance of its own",
+        self.sampler.check(faults);
+        likelihoods::check(&self.likelihood, "/likelihood", faults);
+        likelihoods::check(&self.target, "/target", faults);
+        if self.likelihood.kind.is_unit() && self.scaling == ScalingSpec::Standard {
+            let detail = format!(
+                "is `standard`, which leaves the range 0 to 1 that a {} likelihood needs; allowed are auto, minmax, none",
+                self.likelihood.kind.as_str()
             );
+            faults.push("/scaling", "conflict", detail);
         }
     }
 
@@ -190,23 +241,31 @@ impl TrainSpec {
         if rows < 2 {
             faults.push("/dataset", "too_few_rows", format!("has {rows} row; training needs at least 2"));
         }
-        let width = schema.features().len();
-        let parameters = self.parameters(width);
-        if faults.is_empty() && parameters > PARAMETERS {
-            let detail = format!(
-                "makes a network of about {parameters} parameters for {width} columns; allowed are up to {PARAMETERS}"
-            );
-            faults.push("/network/hidden", "too_large", detail);
+        self.network.check_shape(schema.image, &mut faults);
+        if self.model.labels() == Labels::Required && schema.labels().is_empty() {
+            let detail =
+                format!("has no label column, and {} learns to tell one; upload with `label`", self.model.family());
+            faults.push("/dataset", "no_label", detail);
         }
         let mut spec = self.clone();
         spec.settle(schema, rows);
-        if spec.likelihood.kind == LikelihoodKind::Bernoulli && spec.scaling == ScalingSpec::None {
-            for column in schema.feature_columns().filter(|column| !within_unit(column.profile.as_ref())) {
+        likelihoods::check_columns(&spec, schema, &mut faults);
+        if faults.is_empty() {
+            let sketch = artifact::sketch(&spec, schema);
+            if sketch.parameters > PARAMETERS {
                 let detail = format!(
-                    "is bernoulli, and the column `{}` has values outside 0 to 1; leave `scaling` on auto or minmax",
-                    column.name
+                    "makes a network of {} parameters for {} columns; allowed are up to {PARAMETERS}",
+                    sketch.parameters,
+                    schema.features().len()
                 );
-                faults.push("/likelihood", "out_of_range", detail);
+                faults.push("/network/hidden", "too_large", detail);
+            }
+            if spec.training.pretraining.is_some() && !sketch.has_stack {
+                let detail = format!(
+                    "goes layer by layer through an encoder and its decoder, which {} has not",
+                    self.model.family()
+                );
+                faults.push("/training/pretraining", "conflict", detail);
             }
         }
         faults.into_result(Code::InvalidRequest)?;
@@ -215,18 +274,11 @@ impl TrainSpec {
     }
 
     fn settle(&mut self, schema: &Schema, rows: u64) {
-        let width = schema.features().len();
         self.name = self.name.take().map(|name| name.trim().to_owned());
-        self.network.hidden = Some(self.network.hidden_for(width));
-        if self.likelihood.kind == LikelihoodKind::Auto {
-            let binary = schema.feature_columns().all(|column| column.kind == Kind::Binary);
-            self.likelihood.kind = if binary { LikelihoodKind::Bernoulli } else { LikelihoodKind::Gaussian };
-        }
-        if self.likelihood.kind == LikelihoodKind::Gaussian && self.likelihood.variance == Variance::Auto {
-            self.likelihood.variance = self.model.variance();
-        }
+        self.network.settle(schema.features().len());
+        likelihoods::settle(self, schema);
         if self.scaling == ScalingSpec::Auto {
-            let unit = self.likelihood.kind == LikelihoodKind::Bernoulli || schema.image.is_some();
+            let unit = self.likelihood.kind.is_unit() || schema.image.is_some();
             self.scaling = if unit { ScalingSpec::Minmax } else { ScalingSpec::Standard };
         }
         let batch = self.training.batch_size.get_or_insert_with(|| {
@@ -237,33 +289,34 @@ impl TrainSpec {
         *batch = (*batch).min(rows.try_into().unwrap_or(u32::MAX));
     }
 
+    /// Whether the family of this job learns from the labels of `schema`.
+    pub fn learns_labels(&self, schema: &Schema) -> bool {
+        self.model.labels() != Labels::Unused && !schema.labels().is_empty()
+    }
+
+    /// Epochs of layer-wise training, before those that train all layers.
+    pub fn pretraining_epochs(&self) -> u32 {
+        let layers = self.network.hidden.as_ref().map_or(0, Vec::len) as u32 + 1;
+        self.training.pretraining.as_ref().map_or(0, |pretraining| pretraining.epochs * layers)
+    }
+
+    /// Epochs in all.
+    pub fn epochs(&self) -> u32 {
+        self.pretraining_epochs() + self.training.epochs
+    }
+
     /// How many of the available threads one operation should use. The spec decides, not the load, so that the same job gives
     /// the same bytes whatever else runs.
     ///
     /// Below ten million multiplications a step, waking a second thread takes longer than it saves.
-    pub fn threads(&self, width: usize, available: u32) -> u32 {
+    pub fn threads(&self, schema: &Schema, available: u32) -> u32 {
         const WORTH_SHARING: u64 = 10_000_000;
         let batch = u64::from(self.training.batch_size.unwrap_or(1));
-        if self.parameters(width).saturating_mul(batch) < WORTH_SHARING { 1 } else { available }
+        let sketch = artifact::sketch(self, schema);
+        // A convolution multiplies each of its weights many times for one row.
+        let conv = self.network.kind == NetworkKind::Conv;
+        if !conv && sketch.parameters.saturating_mul(batch) < WORTH_SHARING { 1 } else { available }
     }
-
-    /// About how many parameters the network has: weights and biases of the encoder and the decoder that mirrors it.
-    fn parameters(&self, width: usize) -> u64 {
-        let widths: Vec<u64> = std::iter::once(width as u64)
-            .chain(self.network.hidden_for(width).into_iter().map(u64::from))
-            .chain([2 * u64::from(self.model.latent())])
-            .collect();
-        widths
-            .windows(2)
-            .map(|pair| 2 * pair[0].saturating_mul(pair[1]).saturating_add(pair[1]))
-            .fold(0, u64::saturating_add)
-    }
-}
-
-fn within_unit(profile: Option<&crate::data::dataset::Profile>) -> bool {
-    profile.is_some_and(|profile| {
-        profile.minimum.is_some_and(|low| low >= 0.0) && profile.maximum.is_some_and(|high| high <= 1.0)
-    })
 }
 
 fn refuse_missing(schema: &Schema) -> Result<(), Refusal> {

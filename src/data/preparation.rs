@@ -1,0 +1,309 @@
+//! What is done to columns before a model sees them: fitted on the training rows, undone on the way out.
+//!
+//! Most columns are scaled. Pixels of an image share one shift and one scale, because they are one quantity measured at many
+//! places: scaling each by itself would blow up the noise of a border that is nearly always black. Categories become one
+//! number a level.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::limits::LEVELS;
+use crate::domain::treatment::Treatment;
+
+/// How columns are scaled before a model sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScalingSpec {
+    /// `minmax` for a bernoulli likelihood and for images, else `standard`.
+    #[default]
+    Auto,
+    /// Values as they are.
+    None,
+    /// Mean 0 and deviation 1.
+    Standard,
+    /// From 0 to 1.
+    Minmax,
+}
+
+/// Which treatment a column is to have; what it does in numbers is fitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Shifted and scaled as the spec says.
+    Scaled,
+    /// From 0 to 1 and held there; or as it is and held there, when the spec asks for no scaling.
+    Unit,
+    /// Standardised logarithm.
+    Log,
+    /// Standardised logarithm of one more.
+    LogCount,
+    /// One number a level.
+    OneHot,
+    /// The position among the levels.
+    Rank,
+}
+
+/// The fitted treatment of each column.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Preparation {
+    /// One a column, in their order.
+    pub columns: Vec<Treatment>,
+}
+
+impl Preparation {
+    /// Fits `wanted` to rows of as many values. With `shared`, one shift and scale serve all scaled columns.
+    ///
+    /// A column that does not vary gets scale 1, so that it becomes 0 and stays finite. Missing values are passed over.
+    /// `rows` calls what it is given once for each row.
+    pub fn fit(spec: ScalingSpec, wanted: &[Wanted], shared: bool, rows: impl FnOnce(&mut dyn FnMut(&[f32]))) -> Self {
+        let mut columns: Vec<Figures> = wanted.iter().map(|wanted| Figures::new(*wanted)).collect();
+        rows(&mut |row| {
+            for (column, value) in columns.iter_mut().zip(row).filter(|(_, value)| !value.is_nan()) {
+                column.add(*value);
+            }
+        });
+        if shared {
+            let whole = columns.iter().map(|column| column.moments).reduce(Moments::merge).unwrap_or_default();
+            columns.iter_mut().for_each(|column| column.moments = whole);
+        }
+        Self { columns: columns.into_iter().map(|column| column.treatment(spec)).collect() }
+    }
+
+    /// Number of columns before.
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Number of columns after.
+    pub fn prepared_width(&self) -> usize {
+        self.columns.iter().map(Treatment::slots).sum()
+    }
+
+    /// Appends what one row becomes.
+    pub fn apply(&self, row: impl Iterator<Item = f32>, prepared: &mut Vec<f32>) {
+        for (treatment, value) in self.columns.iter().zip(row) {
+            treatment.prepare(value, prepared);
+        }
+    }
+
+    /// The rows that prepared rows, one after the other, stand for.
+    pub fn undo(&self, prepared: &[f32]) -> Vec<f32> {
+        self.each(prepared, Treatment::restore)
+    }
+
+    /// The spreads of likelihoods, one row after the other, in the units of the columns.
+    pub fn undo_spread(&self, spread: &[f32]) -> Vec<f32> {
+        self.each(spread, Treatment::restore_spread)
+    }
+
+    fn each(&self, prepared: &[f32], one: impl Fn(&Treatment, &[f32]) -> f32) -> Vec<f32> {
+        let width = self.prepared_width();
+        let mut rows = Vec::with_capacity(prepared.len() / width.max(1) * self.width());
+        for row in prepared.chunks_exact(width) {
+            let mut rest = row;
+            for treatment in &self.columns {
+                let (own, left) = rest.split_at(treatment.slots());
+                rows.push(one(treatment, own));
+                rest = left;
+            }
+        }
+        rows
+    }
+}
+
+/// What is gathered of a column.
+struct Figures {
+    wanted: Wanted,
+    moments: Moments,
+    levels: std::collections::BTreeSet<OrderedFloat>,
+}
+
+impl Figures {
+    fn new(wanted: Wanted) -> Self {
+        Self { wanted, moments: Moments::default(), levels: std::collections::BTreeSet::new() }
+    }
+
+    fn add(&mut self, value: f32) {
+        match self.wanted {
+            Wanted::Scaled | Wanted::Unit => self.moments.add(f64::from(value)),
+            Wanted::Log => self.moments.add(f64::from(value.max(f32::MIN_POSITIVE)).ln()),
+            Wanted::LogCount => self.moments.add(f64::from(value.max(0.0)).ln_1p()),
+            Wanted::OneHot | Wanted::Rank => {
+                if self.levels.len() < LEVELS as usize {
+                    self.levels.insert(OrderedFloat(value));
+                }
+            }
+        }
+    }
+
+    fn treatment(self, spec: ScalingSpec) -> Treatment {
+        let Moments { count, mean, squares, minimum, maximum } = self.moments;
+        let standard = || (mean, (squares / count).sqrt());
+        let (shift, scale) = match (self.wanted, spec) {
+            _ if count == 0.0 => (0.0, 1.0),
+            (Wanted::Unit, ScalingSpec::None) | (Wanted::Scaled, ScalingSpec::None | ScalingSpec::Auto) => (0.0, 1.0),
+            (Wanted::Unit, _) | (Wanted::Scaled, ScalingSpec::Minmax) => (minimum, maximum - minimum),
+            _ => standard(),
+        };
+        let (shift, scale) = (shift as f32, usable(scale as f32));
+        let levels = || {
+            let levels: Vec<f32> = self.levels.iter().map(|level| level.0).collect();
+            if levels.is_empty() { vec![0.0] } else { levels }
+        };
+        match self.wanted {
+            Wanted::Scaled => Treatment::Linear { shift, scale, unit: false },
+            Wanted::Unit => Treatment::Linear { shift, scale, unit: true },
+            Wanted::Log => Treatment::Log { shift, scale },
+            Wanted::LogCount => Treatment::LogCount { shift, scale },
+            Wanted::OneHot => Treatment::OneHot { levels: levels() },
+            Wanted::Rank => Treatment::Rank { levels: levels() },
+        }
+    }
+}
+
+/// Orders finite floats by their value.
+#[derive(Clone, Copy, PartialEq)]
+struct OrderedFloat(f32);
+
+impl Eq for OrderedFloat {}
+
+impl Ord for OrderedFloat {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for OrderedFloat {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+fn usable(scale: f32) -> f32 {
+    if scale.is_normal() && scale > 0.0 { scale } else { 1.0 }
+}
+
+#[derive(Clone, Copy)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+    minimum: f64,
+    maximum: f64,
+}
+
+impl Default for Moments {
+    fn default() -> Self {
+        Self { count: 0.0, mean: 0.0, squares: 0.0, minimum: f64::INFINITY, maximum: f64::NEG_INFINITY }
+    }
+}
+
+impl Moments {
+    fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let before = value - self.mean;
+        self.mean += before / self.count;
+        self.squares += before * (value - self.mean);
+        self.minimum = self.minimum.min(value);
+        self.maximum = self.maximum.max(value);
+    }
+
+    /// The moments of both together (Chan et al., 1979).
+    fn merge(self, other: Self) -> Self {
+        let count = self.count + other.count;
+        if count == 0.0 {
+            return self;
+        }
+        let apart = other.mean - self.mean;
+        Self {
+            count,
+            mean: self.mean + apart * other.count / count,
+            squares: self.squares + other.squares + apart * apart * self.count * other.count / count,
+            minimum: self.minimum.min(other.minimum),
+            maximum: self.maximum.max(other.maximum),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: [[f32; 3]; 3] = [[0.0, 10.0, 7.0], [8.0, 20.0, 7.0], [16.0, 60.0, 7.0]];
+
+    fn fitted(spec: ScalingSpec, wanted: Wanted, shared: bool) -> Preparation {
+        Preparation::fit(spec, &[wanted; 3], shared, |visit| ROWS.iter().for_each(|row| visit(row)))
+    }
+
+    fn linear(preparation: &Preparation) -> (Vec<f32>, Vec<f32>) {
+        let one = |treatment: &Treatment| match treatment {
+            Treatment::Linear { shift, scale, .. } => (*shift, *scale),
+            other => panic!("{other:?}"),
+        };
+        preparation.columns.iter().map(one).unzip()
+    }
+
+    #[test]
+    fn preparation_is_undone() {
+        for spec in [ScalingSpec::None, ScalingSpec::Standard, ScalingSpec::Minmax] {
+            for wanted in [Wanted::Scaled, Wanted::LogCount, Wanted::OneHot, Wanted::Rank, Wanted::Log, Wanted::Unit] {
+                if (wanted, spec) == (Wanted::Unit, ScalingSpec::None) {
+                    continue; // Values beyond 1 are held at 1 then, and cannot come back.
+                }
+                let preparation = fitted(spec, wanted, false);
+                let mut prepared = Vec::new();
+                for row in ROWS {
+                    preparation.apply(row.into_iter(), &mut prepared);
+                }
+                assert_eq!(prepared.len(), 3 * preparation.prepared_width());
+                assert!(prepared.iter().all(|value| value.is_finite()));
+                let restored = preparation.undo(&prepared);
+                for (value, expected) in restored.iter().zip(ROWS.iter().flatten()) {
+                    assert!(
+                        (value - expected).abs() <= 1e-3 * expected.max(1.0),
+                        "{spec:?} {wanted:?}: {value} is not {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_scaled_by_their_own_figures() {
+        let (shift, scale) = linear(&fitted(ScalingSpec::Standard, Wanted::Scaled, false));
+        assert_eq!(shift, [8.0, 30.0, 7.0]);
+        assert!((scale[0] - (128.0_f32 / 3.0).sqrt()).abs() < 1e-5);
+        let (shift, scale) = linear(&fitted(ScalingSpec::Minmax, Wanted::Scaled, false));
+        assert_eq!((shift, scale), (vec![0.0, 10.0, 7.0], vec![16.0, 50.0, 1.0]));
+    }
+
+    #[test]
+    fn values_beyond_what_was_fitted_can_be_held_to_the_unit() {
+        let preparation = fitted(ScalingSpec::Minmax, Wanted::Unit, false);
+        let mut prepared = Vec::new();
+        preparation.apply([-3.0, 35.0, 900.0].into_iter(), &mut prepared);
+        assert_eq!(prepared, [0.0, 0.5, 1.0]);
+    }
+
+    #[test]
+    fn levels_are_those_of_the_rows_and_missing_values_are_none() {
+        let rows = [[2.0], [f32::NAN], [1.0], [2.0]];
+        let fit = |wanted| {
+            Preparation::fit(ScalingSpec::Auto, &[wanted], false, |visit| rows.iter().for_each(|row| visit(row)))
+        };
+        assert_eq!(fit(Wanted::OneHot).columns, [Treatment::OneHot { levels: vec![1.0, 2.0] }]);
+        assert_eq!(fit(Wanted::Unit).columns, [Treatment::Linear { shift: 1.0, scale: 1.0, unit: true }]);
+    }
+
+    #[test]
+    fn pixels_share_one_scale() {
+        let (shift, scale) = linear(&fitted(ScalingSpec::Minmax, Wanted::Scaled, true));
+        assert_eq!((shift, scale), (vec![0.0; 3], vec![60.0; 3]));
+        let (shift, scale) = linear(&fitted(ScalingSpec::Standard, Wanted::Scaled, true));
+        // Mean and deviation of all nine values, worked out directly.
+        let values: Vec<f32> = ROWS.concat();
+        let mean = values.iter().sum::<f32>() / 9.0;
+        let deviation = (values.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / 9.0).sqrt();
+        assert!((shift[0] - mean).abs() < 1e-5 && (scale[0] - deviation).abs() < 1e-4);
+    }
+}

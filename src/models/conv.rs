@@ -1,0 +1,315 @@
+//! Convolutions from an image to a code, and transposed convolutions back.
+//!
+//! A row is an image `[channels, height, width]` in row-major order. Each convolution divides the sides by the stride; the
+//! decoder has the same sides in reverse, so that it gives an image of the same shape.
+
+use tch::Tensor;
+
+use super::Step;
+use super::mlp::{Mlp, NormLayer, dropped};
+use super::network::{Activation, NetworkSpec};
+use super::parameters::Builder;
+use crate::domain::shape::ImageShape;
+
+/// Convolutions, then fully connected layers.
+pub struct ConvEncoder {
+    image: [i64; 3],
+    convolutions: Vec<Convolution>,
+    dense: Mlp,
+    common: Common,
+}
+
+/// Fully connected layers, then transposed convolutions.
+pub struct ConvDecoder {
+    /// What the fully connected layers give, as an image.
+    start: [i64; 3],
+    dense: Mlp,
+    convolutions: Vec<Convolution>,
+    common: Common,
+}
+
+/// What all convolutions of a stack have in common.
+struct Common {
+    stride: i64,
+    padding: i64,
+    activation: Activation,
+    dropout: f64,
+}
+
+struct Convolution {
+    weight: Tensor, // [outputs, inputs, kernel, kernel], or [inputs, outputs, …] when transposed
+    bias: Tensor,
+    norm: Option<NormLayer>,
+    block: Option<Block>,
+    /// Rows and columns that a transposed convolution adds to reach the side it mirrors.
+    output_padding: [i64; 2],
+}
+
+/// x + conv(act(norm(conv(x)))), both 3 x 3 and of the same channels.
+struct Block {
+    first: (Tensor, Tensor),
+    norm: Option<NormLayer>,
+    second: (Tensor, Tensor),
+}
+
+impl Common {
+    fn of(spec: &NetworkSpec) -> Self {
+        let (stride, padding) = (i64::from(spec.stride()), i64::from(spec.padding()));
+        Self { stride, padding, activation: spec.activation, dropout: spec.dropout }
+    }
+
+    /// What follows a convolution that is not the last of a decoder.
+    fn finish(&self, x: Tensor, convolution: &Convolution, training: Option<&Step<'_>>) -> Tensor {
+        let mut x = x;
+        if let Some(norm) = &convolution.norm {
+            x = norm.channels(&x, training.is_some());
+        }
+        x = dropped(self.activation.apply(&x), self.dropout, training);
+        match &convolution.block {
+            Some(block) => block.forward(&x, self.activation, training.is_some()),
+            None => x,
+        }
+    }
+}
+
+/// Channels and sides of an image, then after each convolution.
+fn stages(spec: &NetworkSpec, image: ImageShape) -> Vec<[i64; 3]> {
+    std::iter::once(image.channels)
+        .chain(spec.channels())
+        .zip(spec.sides(image))
+        .map(|(channels, (height, width))| [i64::from(channels), i64::from(height), i64::from(width)])
+        .collect()
+}
+
+impl ConvEncoder {
+    /// From `image` to `outputs` numbers.
+    pub fn build(spec: &NetworkSpec, image: ImageShape, hidden: &[i64], outputs: i64, builder: &mut Builder) -> Self {
+        let stages = stages(spec, image);
+        let kernel = i64::from(spec.kernel());
+        let convolutions = stages
+            .windows(2)
+            .enumerate()
+            .map(|(position, pair)| {
+                let (inputs, outputs) = (pair[0][0], pair[1][0]);
+                builder.within(&format!("conv.{position}"), |builder| Convolution {
+                    weight: spec.recipe().draw("weight", &[outputs, inputs, kernel, kernel], builder),
+                    bias: builder.constant("bias", &[outputs], 0.0),
+                    norm: NormLayer::build(spec.norm, outputs, builder),
+                    block: spec.residual.then(|| Block::build(outputs, spec, builder)),
+                    output_padding: [0, 0],
+                })
+            })
+            .collect();
+        let widths = [&[stages[stages.len() - 1].iter().product()][..], hidden, &[outputs]].concat();
+        let dense = builder.within("dense", |builder| Mlp::build(&widths, spec, builder));
+        Self { image: stages[0], convolutions, dense, common: Common::of(spec) }
+    }
+
+    /// `[..., pixels]` to `[..., outputs]`.
+    pub fn forward(&self, x: &Tensor, step: Option<&Step<'_>>) -> Tensor {
+        let training = step.filter(|step| step.training);
+        let leading = leading(x);
+        let [channels, height, width] = self.image;
+        let mut images = x.reshape([-1, channels, height, width]);
+        for convolution in &self.convolutions {
+            let Common { stride, padding, .. } = self.common;
+            images = images.conv2d(
+                &convolution.weight,
+                Some(&convolution.bias),
+                [stride, stride],
+                [padding, padding],
+                [1, 1],
+                1,
+            );
+            images = self.common.finish(images, convolution, training);
+        }
+        let out = self.dense.forward(&images.flatten(1, -1), step); // [rows, outputs]
+        restore_leading(&out, &leading)
+    }
+}
+
+impl ConvDecoder {
+    /// From `inputs` numbers to `image`, mirroring the encoder; with its weights where it is given.
+    pub fn build(
+        spec: &NetworkSpec,
+        image: ImageShape,
+        hidden: &[i64],
+        inputs: i64,
+        tied: Option<&ConvEncoder>,
+        builder: &mut Builder,
+    ) -> Self {
+        let mut stages = stages(spec, image);
+        stages.reverse();
+        let (kernel, common) = (i64::from(spec.kernel()), Common::of(spec));
+        let widths: Vec<i64> =
+            std::iter::once(inputs).chain(hidden.iter().rev().copied()).chain([stages[0].iter().product()]).collect();
+        let tied_dense = tied.map(|encoder| encoder.dense.weights());
+        let dense = builder.within("dense", |builder| Mlp::build_tied(&widths, spec, tied_dense.as_deref(), builder));
+        let last = stages.len() - 2;
+        let convolutions = stages
+            .windows(2)
+            .enumerate()
+            .map(|(position, pair)| {
+                let (inputs, outputs) = (pair[0][0], pair[1][0]);
+                let recipe = if position == last { spec.last_recipe() } else { spec.recipe() };
+                let missing = |axis: usize| {
+                    let reached = (pair[0][axis] - 1) * common.stride - 2 * common.padding + kernel;
+                    pair[1][axis] - reached
+                };
+                builder.within(&format!("conv.{position}"), |builder| Convolution {
+                    weight: match tied {
+                        Some(encoder) => encoder.convolutions[last - position].weight.shallow_clone(),
+                        None => recipe.draw("weight", &[inputs, outputs, kernel, kernel], builder),
+                    },
+                    bias: builder.constant("bias", &[outputs], 0.0),
+                    norm: if position == last { None } else { NormLayer::build(spec.norm, outputs, builder) },
+                    block: (spec.residual && position != last).then(|| Block::build(outputs, spec, builder)),
+                    output_padding: [missing(1), missing(2)],
+                })
+            })
+            .collect();
+        Self { start: stages[0], dense, convolutions, common }
+    }
+
+    /// `[..., inputs]` to `[..., pixels]`.
+    pub fn forward(&self, z: &Tensor, step: Option<&Step<'_>>) -> Tensor {
+        let training = step.filter(|step| step.training);
+        let leading = leading(z);
+        let [channels, height, width] = self.start;
+        let flat = z.reshape([-1, *z.size().last().expect("a code has units; this is a bug")]);
+        // The layers that mirror the convolutions are hidden ones, so an activation stands before them too.
+        let dense = self.common.activation.apply(&self.dense.forward(&flat, step));
+        let mut images = dense.view([-1, channels, height, width]);
+        let last = self.convolutions.len() - 1;
+        for (position, convolution) in self.convolutions.iter().enumerate() {
+            let Common { stride, padding, .. } = self.common;
+            images = images.conv_transpose2d(
+                &convolution.weight,
+                Some(&convolution.bias),
+                [stride, stride],
+                [padding, padding],
+                convolution.output_padding,
+                1,
+                [1, 1],
+            );
+            if position != last {
+                images = self.common.finish(images, convolution, training);
+            }
+        }
+        restore_leading(&images.flatten(1, -1), &leading)
+    }
+}
+
+/// All sides but the last.
+fn leading(x: &Tensor) -> Vec<i64> {
+    let mut size = x.size();
+    size.pop();
+    size
+}
+
+fn restore_leading(flat: &Tensor, leading: &[i64]) -> Tensor {
+    let last = *flat.size().last().expect("a row has columns; this is a bug");
+    flat.view([leading, &[last]].concat().as_slice())
+}
+
+impl Block {
+    fn build(channels: i64, spec: &NetworkSpec, builder: &mut Builder) -> Self {
+        let convolution = |name: &str, builder: &mut Builder| {
+            builder.within(&format!("block.{name}"), |builder| {
+                let weight = spec.recipe().draw("weight", &[channels, channels, 3, 3], builder);
+                (weight, builder.constant("bias", &[channels], 0.0))
+            })
+        };
+        let first = convolution("0", builder);
+        let norm = builder.within("block", |builder| NormLayer::build(spec.norm, channels, builder));
+        Self { first, norm, second: convolution("1", builder) }
+    }
+
+    fn forward(&self, x: &Tensor, activation: Activation, training: bool) -> Tensor {
+        let convolve =
+            |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.conv2d(weight, Some(bias), [1, 1], [1, 1], [1, 1], 1);
+        let mut inner = convolve(x, &self.first);
+        if let Some(norm) = &self.norm {
+            inner = norm.channels(&inner, training);
+        }
+        x + convolve(&activation.apply(&inner), &self.second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::network::{NetworkKind, Norm};
+    use crate::models::noise::{Noise, Purpose};
+    use crate::models::parameters::values;
+    use tch::Device;
+
+    fn spec() -> NetworkSpec {
+        NetworkSpec { kind: NetworkKind::Conv, channels: Some(vec![3, 5]), ..NetworkSpec::default() }
+    }
+
+    fn pair(spec: &NetworkSpec, image: ImageShape) -> (ConvEncoder, ConvDecoder, usize) {
+        let mut builder = Builder::new(3, Device::Cpu);
+        let encoder = builder.within("encoder", |b| ConvEncoder::build(spec, image, &[6], 4, b));
+        let tied = Some(&encoder).filter(|_| spec.tied);
+        let decoder = builder.within("decoder", |b| ConvDecoder::build(spec, image, &[6], 4, tied, b));
+        (encoder, decoder, builder.finish().count())
+    }
+
+    #[test]
+    fn an_image_comes_back_in_its_own_shape_whatever_its_sides() {
+        for (height, width) in [(8, 8), (28, 28), (7, 10), (5, 9)] {
+            for (kernel, stride) in [(3, 2), (4, 2), (5, 3), (3, 1)] {
+                for residual in [false, true] {
+                    let image = ImageShape { channels: 2, height, width };
+                    let spec = NetworkSpec { kernel: Some(kernel), stride: Some(stride), residual, ..spec() };
+                    let (encoder, decoder, _) = pair(&spec, image);
+                    let noise = Noise::new(1, Purpose::Training, 0, Device::Cpu);
+                    let pixels = i64::from(2 * height * width);
+                    let code = encoder.forward(&noise.normal(&[3, pixels]), Some(&Step::training(&noise)));
+                    assert_eq!(code.size(), [3, 4]);
+                    let draws = Tensor::stack(&[&code, &code], 0);
+                    assert_eq!(decoder.forward(&draws, None).size(), [2, 3, pixels]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_convolution_is_the_sum_over_its_window() {
+        let image = ImageShape { channels: 1, height: 4, width: 4 };
+        let spec = NetworkSpec { channels: Some(vec![1]), norm: Norm::None, ..spec() };
+        let mut builder = Builder::new(3, Device::Cpu);
+        let encoder = ConvEncoder::build(&spec, image, &[], 1, &mut builder);
+        let named = builder.finish().named();
+        let get = |name: &str| named.iter().find(|one| one.name == name).unwrap().values.clone();
+        let (window, dense) = (get("conv.0.weight"), get("dense.0.weight"));
+        let x: Vec<f32> = (0..16).map(|pixel| (pixel as f32 * 0.7).sin()).collect();
+        let mut expected = 0.0;
+        for (place, weight) in dense.iter().enumerate() {
+            let (top, left) = (2 * (place as i32 / 2) - 1, 2 * (place as i32 % 2) - 1);
+            let mut sum = 0.0;
+            for row in 0..3 {
+                for column in 0..3 {
+                    let (y, z) = (top + row, left + column);
+                    if (0..4).contains(&y) && (0..4).contains(&z) {
+                        sum += window[(row * 3 + column) as usize] * x[(y * 4 + z) as usize];
+                    }
+                }
+            }
+            expected += weight * sum.max(0.0);
+        }
+        let out = values(&encoder.forward(&Tensor::from_slice(&x).view([1, 16]), None));
+        assert!((out[0] - expected).abs() < 1e-5, "{out:?} is not {expected}");
+    }
+
+    #[test]
+    fn tied_convolutions_have_no_weights_of_their_own() {
+        let image = ImageShape { channels: 1, height: 8, width: 8 };
+        let (_, _, own) = pair(&spec(), image);
+        let (_, decoder, tied) = pair(&NetworkSpec { tied: true, ..spec() }, image);
+        // Convolutions 1·3·9 + 3·5·9, layers of 20·6 + 6·4.
+        assert_eq!(own - tied, 27 + 135 + 120 + 24);
+        assert_eq!(decoder.forward(&Tensor::zeros([1, 4], tch::kind::FLOAT_CPU), None).size(), [1, 64]);
+    }
+}
