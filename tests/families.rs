@@ -1,5 +1,8 @@
 //! The contract that every family passes, over the whole table. A new family is tested by being in it.
 
+#[path = "families/networks.rs"]
+mod networks;
+
 use std::path::PathBuf;
 
 use latente::data::dataset::Schema;

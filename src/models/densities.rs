@@ -415,3 +415,165 @@ fn blocks(x: &Tensor, sizes: &[i64], one: impl Fn(&Tensor) -> Tensor) -> Tensor 
     let parts: Vec<Tensor> = x.split_with_sizes(sizes, -1).iter().map(one).collect();
     Tensor::cat(&parts, -1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::noise::Purpose;
+    use crate::models::parameters::values;
+    use serde::Deserialize;
+    use tch::Device;
+
+    /// A value worked out by scipy; tests/reference/densities.py makes the file.
+    #[derive(Deserialize)]
+    struct Case {
+        density: String,
+        parameters: std::collections::BTreeMap<String, f64>,
+        output: f64,
+        x: f64,
+        nll: f64,
+        gradient: f64,
+        mean: f64,
+        spread: f64,
+    }
+
+    fn cases() -> Vec<Case> {
+        serde_json::from_str(include_str!("../../tests/reference/densities.json")).unwrap()
+    }
+
+    fn one(value: f64) -> Tensor {
+        Tensor::from_slice(&[value as f32])
+    }
+
+    impl Case {
+        fn density(&self) -> Density {
+            let get = |name: &str| self.parameters.get(name).copied();
+            let drift = |name: &str, start: f64| one((get(name).unwrap().ln() - start) / UNIT);
+            let variance = || Some(drift("variance", START));
+            let log = || LogScale { shift: one(get("shift").unwrap()), scale: one(get("scale").unwrap()) };
+            match self.density.as_str() {
+                "gaussian" => Density::Gaussian { drift: variance() },
+                "student_t" => Density::StudentT {
+                    drift: variance(),
+                    freedom: one(((get("freedom").unwrap() - 2.0).ln() - LOG_FREEDOM) / UNIT),
+                },
+                "log_normal" => Density::LogNormal { log: log(), drift: variance() },
+                "bernoulli" => Density::Bernoulli,
+                "poisson" => Density::Poisson { log: log() },
+                "negative_binomial" => {
+                    Density::NegativeBinomial { log: log(), dispersion: drift("failures", LOG_DISPERSION) }
+                }
+                "ordinal" => Density::Ordinal { steps: vec![Tensor::zeros([4], tch::kind::FLOAT_CPU)] },
+                "discretized_logistic" => {
+                    Density::DiscretizedLogistic { drift: drift("variance", 2.0 * START) * 0.5, levels: 17.0 }
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    fn near(found: f64, expected: f64, tolerance: f64) -> bool {
+        (found - expected).abs() <= tolerance * expected.abs().max(1.0)
+    }
+
+    #[test]
+    fn losses_gradients_means_and_spreads_are_those_of_scipy() {
+        for case in cases() {
+            let density = case.density();
+            let output = one(case.output).set_requires_grad(true);
+            let loss = density.negative_log(&output, &one(case.x));
+            let gradient = Tensor::run_backward(&[&loss], &[&output], false, false);
+            let found = [&loss, &gradient[0], &density.mean(&output), &density.spread(&output)]
+                .map(|tensor| f64::from(values(tensor)[0]));
+            let expected = [case.nll, case.gradient, case.mean, case.spread];
+            for (what, (found, expected)) in
+                ["nll", "gradient", "mean", "spread"].iter().zip(found.iter().zip(expected))
+            {
+                assert!(
+                    near(*found, expected, 2e-4),
+                    "{} {:?} output {} x {}: {what} {found} is not {expected}",
+                    case.density,
+                    case.parameters,
+                    case.output,
+                    case.x
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn draws_have_the_moments_that_are_told() {
+        let mut seen = std::collections::BTreeSet::new();
+        for case in cases() {
+            // One case a density; a wide one has moments that draws cannot show.
+            let wide = case.spread > 20.0 || case.parameters.get("freedom").is_some_and(|freedom| *freedom < 5.0);
+            if wide || !seen.insert(case.density.clone()) {
+                continue;
+            }
+            let density = case.density();
+            let output = one(case.output).expand([40_000, 1], false);
+            let drawn = density.draw(&output, &Noise::new(7, Purpose::Training, 0, Device::Cpu));
+            let in_own_units = |prepared: &Tensor| match &density {
+                Density::Poisson { log } | Density::NegativeBinomial { log, .. } => log.undo(prepared).expm1(),
+                Density::LogNormal { log, .. } => log.undo(prepared).exp(),
+                _ => prepared.shallow_clone(),
+            };
+            let own = in_own_units(&drawn).to_kind(Kind::Double);
+            let mean = own.mean(Kind::Double).double_value(&[]);
+            let deviation = own.std(false).double_value(&[]);
+            let expected = f64::from(values(&in_own_units(&one(case.mean)))[0]);
+            // Cutting into bins and holding between 0 and 1 moves a discretized logistic a little.
+            let tolerance = if case.density == "discretized_logistic" { 0.05 } else { 0.04 };
+            assert!((mean - expected).abs() < tolerance * case.spread.max(0.3), "{}: {mean} {expected}", case.density);
+            assert!(near(deviation / case.spread, 1.0, 0.06), "{}: {deviation} {}", case.density, case.spread);
+        }
+        assert_eq!(seen.len(), 8, "{seen:?}");
+    }
+
+    #[test]
+    fn a_category_is_the_cross_entropy_of_its_levels_and_drawn_by_their_probabilities() {
+        let density = Density::Categorical { sizes: vec![2, 3] };
+        let output = Tensor::from_slice(&[0.3_f32, -0.4, 1.0, 0.0, -1.0]).view([1, 5]);
+        let x = Tensor::from_slice(&[0.0_f32, 1.0, 0.0, 0.0, 1.0]).view([1, 5]);
+        let softmax =
+            |logits: &[f64], level: usize| logits[level].exp() / logits.iter().map(|logit| logit.exp()).sum::<f64>();
+        let expected = [softmax(&[0.3, -0.4], 1), softmax(&[1.0, 0.0, -1.0], 2)];
+        let loss = values(&density.negative_log(&output, &x));
+        assert!(near(f64::from(loss[1]), -expected[0].ln(), 1e-5) && near(f64::from(loss[4]), -expected[1].ln(), 1e-5));
+        assert_eq!((loss[0], loss[2], loss[3]), (0.0, 0.0, 0.0));
+        let drawn = density.draw(&output.expand([20_000, 5], false), &Noise::new(7, Purpose::Training, 0, Device::Cpu));
+        let shares = values(&drawn.mean_dim([0].as_slice(), false, Kind::Float));
+        for (share, expected) in shares.iter().zip(values(&density.mean(&output))) {
+            assert!((share - expected).abs() < 0.02, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn bernoulli_and_logistic_stay_finite_far_out() {
+        let loss =
+            |density: &Density, output: f64, x: f64| f64::from(values(&density.negative_log(&one(output), &one(x)))[0]);
+        assert!(near(loss(&Density::Bernoulli, 200.0, 0.0), 200.0, 1e-6));
+        assert!(loss(&Density::Bernoulli, -200.0, 0.0).abs() < 1e-6);
+        let logistic = Density::DiscretizedLogistic { drift: one(-1.0), levels: 256.0 };
+        for x in [0.0, 0.5, 1.0] {
+            for output in [-50.0, 0.0, 50.0] {
+                assert!(loss(&logistic, output, x).is_finite());
+            }
+        }
+    }
+
+    #[test]
+    fn probabilities_of_bins_and_levels_sum_to_one() {
+        let logistic = Density::DiscretizedLogistic { drift: one(0.1), levels: 17.0 };
+        let ordinal = Density::Ordinal { steps: vec![Tensor::from_slice(&[0.03_f32, -0.1, 0.05])] };
+        for (density, levels) in [(logistic, 17), (ordinal, 4)] {
+            let total: f64 = (0..levels)
+                .map(|level| {
+                    let x = f64::from(level) / f64::from(levels - 1);
+                    (-f64::from(values(&density.negative_log(&one(0.4).view([1, 1]), &one(x).view([1, 1])))[0])).exp()
+                })
+                .sum();
+            assert!((total - 1.0).abs() < 1e-4, "{total}");
+        }
+    }
+}
