@@ -327,9 +327,9 @@ impl<'a> Run<'a> {
         let mut moved = Moved::default();
         if let Some(layer) = layer {
             let masking = self.spec.training.pretraining.as_ref().map_or(0.0, |pretraining| pretraining.masking);
-            let stack = self.built.network.stack().expect("a spec with pretraining has a stack");
-            let loss = pretraining::loss(&stack, layer, masking, &x, &step).expect("its layers are fully connected");
-            drop(stack);
+            let stack = self.built.network.stack();
+            let loss = stack.and_then(|stack| pretraining::loss(&stack, layer, masking, &x, &step));
+            let loss = loss.expect("a spec with pretraining has a stack of fully connected layers");
             self.advance(&loss, &layer_parts[0], 1.0, &mut moved)?;
         } else {
             for (turn, player) in self.built.network.turns().iter().enumerate() {
