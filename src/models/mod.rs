@@ -6,9 +6,14 @@
 //!
 //! Start reading with [`Family`] and [`Network`], then [`vae`].
 
+pub mod adversarial;
+pub mod contractive;
 pub mod conv;
 pub mod denoising;
 mod densities;
+pub mod gan;
+pub mod gsn;
+pub mod helmholtz;
 pub mod likelihood;
 pub mod losses;
 pub mod mlp;
@@ -17,6 +22,7 @@ pub mod noise;
 pub mod parameters;
 pub mod plain;
 pub mod sampler;
+pub mod sparse;
 pub mod vae;
 
 use std::borrow::Cow;
@@ -380,10 +386,22 @@ macro_rules! families {
 families! {
     /// Plain autoencoder: squeezes rows through a narrow code and back, with nothing else asked of the code.
     PlainAutoencoder => plain as "autoencoder";
+    /// Sparse autoencoder: a wide code of which each row uses little, so that single units mean something.
+    Sparse => sparse as "sparse";
     /// Denoising autoencoder: restores rows that were damaged on purpose, so that the code keeps what is robust.
     Denoising => denoising as "denoising";
+    /// Contractive autoencoder: a code that hardly moves under small changes of a row, for features that hold still.
+    Contractive => contractive as "contractive";
     /// Variational autoencoder: a probabilistic code with a prior, for sampling, likelihoods and smooth interpolation.
     Vae => vae as "vae";
+    /// Helmholtz machine: binary codes with a learned prior, for yes-or-no features, likelihoods and sampling.
+    Helmholtz => helmholtz as "helmholtz";
+    /// Generative stochastic network: a Markov chain that walks among rows like yours, for sampling and filling gaps.
+    Gsn => gsn as "gsn";
+    /// Adversarial autoencoder: a code shaped like the prior you choose, for sampling, clusters and categories.
+    Adversarial => adversarial as "adversarial";
+    /// Bidirectional GAN: a generator that must fool a judge, and an encoder that undoes it, for sharp samples.
+    Gan => gan as "gan";
 }
 
 /// The JSON Schema of a type, with what it refers to under `$defs`.
