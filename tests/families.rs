@@ -496,11 +496,12 @@ fn a_model_file_says_what_it_is_and_damaged_ones_are_refused() {
         assert_eq!(trained.header.spec, spec);
         assert_eq!(trained.header.columns.len(), 64);
         assert!(TrainedModel::read(&finished.artifact[..finished.artifact.len() - 1], Device::Cpu).is_err());
-        // The header says 31 hidden units then, and the weights are those of 32.
+        // The header says another width of the code then than the weights have.
         let mut other = finished.artifact.clone();
-        let hidden = br#"\"hidden\":[32]"#;
-        let position = other.windows(hidden.len()).position(|part| part == hidden).expect("the header holds the spec");
-        other[position + hidden.len() - 2] = b'1';
+        let latent = br#"\"latent\":"#;
+        let position = other.windows(latent.len()).position(|part| part == latent).expect("the header holds the spec");
+        let digit = &mut other[position + latent.len()];
+        *digit = if *digit == b'1' { b'2' } else { b'1' };
         assert!(TrainedModel::read(&other, Device::Cpu).is_err(), "weights of another network were taken");
     });
 }

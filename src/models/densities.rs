@@ -281,6 +281,23 @@ impl Density {
         }
     }
 
+    /// The standard deviation of an even mixture over the first axis.
+    pub fn spread_over(&self, outputs: &Tensor) -> Tensor {
+        let spread = self.spread(outputs);
+        let average = |x: &Tensor| x.mean_dim([0].as_slice(), false, Kind::Float);
+        if let Self::Categorical { .. } = self {
+            return average(&spread);
+        }
+        // Means in the units that the spread is in.
+        let means = match self {
+            Self::Poisson { log } | Self::NegativeBinomial { log, .. } => log.log_rate(outputs).exp(),
+            Self::LogNormal { log, .. } => log.undo(&self.mean(outputs)).exp(),
+            _ => self.mean(outputs),
+        };
+        let between = means.var_dim([0].as_slice(), false, false);
+        (average(&spread.square()) + between).sqrt()
+    }
+
     /// A draw, as prepared numbers.
     pub fn draw(&self, output: &Tensor, noise: &Noise) -> Tensor {
         let size = output.size();
@@ -499,6 +516,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_mixture_spreads_by_what_its_parts_do_and_how_far_they_lie_apart() {
+        for case in cases() {
+            let density = case.density();
+            let alone = Tensor::stack(&[one(case.output), one(case.output)], 0);
+            let found = f64::from(values(&density.spread_over(&alone))[0]);
+            assert!(near(found, case.spread, 2e-4), "{}: {found} {}", case.density, case.spread);
+        }
+        let apart = Tensor::from_slice(&[1.0_f32, 5.0]).view([2, 1]);
+        let found = values(&Density::Gaussian { drift: None }.spread_over(&apart))[0];
+        assert!((found - 5_f32.sqrt()).abs() < 1e-6, "variance 1 and means 2 from the middle: {found}");
     }
 
     #[test]

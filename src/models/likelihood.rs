@@ -292,6 +292,12 @@ impl Likelihood {
         self.gather(|group| group.density.spread(&group.pick(output)))
     }
 
+    /// The spread of an even mixture of what several outputs say, `[draws, rows, width]` to `[rows, width]`: the mean of their
+    /// variances and the variance of their means.
+    pub fn spread_over(&self, outputs: &Tensor) -> Tensor {
+        self.gather(|group| group.density.spread_over(&group.pick(outputs)))
+    }
+
     /// A draw of p(x given h), as a prepared row.
     pub fn draw(&self, output: &Tensor, noise: &Noise) -> Tensor {
         self.gather(|group| group.density.draw(&group.pick(output), noise))

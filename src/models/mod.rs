@@ -9,8 +9,10 @@
 pub mod adversarial;
 pub mod contractive;
 pub mod conv;
+pub mod deep_gp;
 pub mod denoising;
 mod densities;
+pub mod feed_forward;
 pub mod gan;
 pub mod gsn;
 pub mod helmholtz;
@@ -192,6 +194,8 @@ pub struct Stack<'a> {
     pub names: [&'static str; 2],
     /// What the decoder's output means.
     pub likelihood: &'a Likelihood,
+    /// Whether the code has the activation of hidden layers.
+    pub activates_code: bool,
 }
 
 /// Codes of some rows.
@@ -402,6 +406,10 @@ families! {
     Adversarial => adversarial as "adversarial";
     /// Bidirectional GAN: a generator that must fool a judge, and an encoder that undoes it, for sharp samples.
     Gan => gan as "gan";
+    /// Deep Gaussian process: a code and predictions that know how sure they are, for small tables with or without labels.
+    DeepGp => deep_gp as "deep_gp";
+    /// Feed-forward network: learns to tell the label columns, and what of the row that takes, for classes and numbers.
+    FeedForward => feed_forward as "feed_forward";
 }
 
 /// The JSON Schema of a type, with what it refers to under `$defs`.

@@ -91,6 +91,6 @@ impl Network for EncoderDecoder {
 
     fn stack(&self) -> Option<Stack<'_>> {
         let Self { encoder, decoder, likelihood } = self;
-        Some(Stack { encoder, decoder, names: ["encoder", "decoder"], likelihood })
+        Some(Stack { encoder, decoder, names: ["encoder", "decoder"], likelihood, activates_code: false })
     }
 }

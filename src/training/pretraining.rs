@@ -60,7 +60,11 @@ pub fn loss(stack: &Stack<'_>, layer: usize, masking: f64, x: &Tensor, step: &St
     } else {
         below.shallow_clone()
     };
-    let code = if layer == last { encoder.linear(layer, &seen) } else { encoder.hidden(layer, &seen, Some(step)) };
+    let code = match layer == last {
+        true if stack.activates_code => encoder.activation().apply(&encoder.linear(layer, &seen)),
+        true => encoder.linear(layer, &seen),
+        false => encoder.hidden(layer, &seen, Some(step)),
+    };
     let mirror = decoder.len() - 1 - layer;
     // The last layer of an encoder may tell more than the code, such as its variance.
     let code = code.narrow(-1, 0, decoder.weights()[mirror].size()[1]);

@@ -1,0 +1,341 @@
+//! Deep Gaussian process autoencoder: every layer is a Gaussian process, seen through random features.
+//!
+//! loss = E_q[-log p(x given g(f(x)))] + KL(q(W) || N(0, I)) / rows, layer(x) = Φ(x) W
+//!        (Cutajar, Bonilla, Michiardi and Filippone, 2017)
+//!
+//! Φ(x) = sqrt(σ²/D) [cos(xΩ), sin(xΩ)] with D random frequencies Ω ~ N(0, 1/ℓ²) stands for the kernel
+//! σ² exp(-‖x - x'‖² / 2ℓ²) (Rahimi and Recht, 2008); the directions stay, σ and a length ℓ for each input are learned. Weights
+//! have a normal posterior each. A layer's output for a row is drawn directly, with mean ΦM and variance Φ²S (Kingma, Salimans and
+//! Welling, 2015). Where there is no data the posterior stays the prior, so that what is told there has a wide spread.
+//!
+//! The network's own layers are not used: hidden layers are processes too. With label columns, one more process tells them
+//! from the code.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+use utoipa::ToSchema;
+
+use super::likelihood::{Likelihood, Variance};
+use super::losses::{known_negative_log, mean};
+use super::network::Plan;
+use super::noise::{Noise, Purpose};
+use super::parameters::Builder;
+use super::{Code, Family, Labels, Loss, Network, Sampling, Step};
+use crate::domain::limits::EPOCHS;
+use crate::domain::refusal::Faults;
+
+/// Settings of a deep Gaussian process autoencoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeepGp {
+    /// Width of the code.
+    #[schema(minimum = 1, maximum = 65536)]
+    pub latent: u32,
+    /// Processes one after the other in the encoder, and as many in the decoder.
+    #[schema(minimum = 1, maximum = 8)]
+    pub layers: u32,
+    /// Width between two processes of the encoder or the decoder.
+    #[schema(minimum = 1, maximum = 65536)]
+    pub width: u32,
+    /// Random frequencies of each process.
+    #[schema(minimum = 1, maximum = 65536)]
+    pub features: u32,
+    /// Draws per row in training.
+    #[schema(minimum = 1, maximum = 100)]
+    pub samples: u32,
+    /// Epochs over which the weight of the KL term rises from 0 to 1; 0 for none.
+    #[schema(minimum = 0, maximum = 100000)]
+    pub kl_warmup_epochs: u32,
+    /// Weight of the labels beside the row, where there are label columns.
+    #[schema(minimum = 0.0, maximum = 1000.0)]
+    pub label_weight: f64,
+}
+
+impl Default for DeepGp {
+    fn default() -> Self {
+        Self { latent: 8, layers: 1, width: 16, features: 64, samples: 1, kl_warmup_epochs: 10, label_weight: 1.0 }
+    }
+}
+
+impl Family for DeepGp {
+    const FORMULA: &'static str = "E_q[-log p(x | g(f(x)))] + KL(q(W) || N(0, I)) / rows, layers Φ(x) W";
+    const PAPER: &'static str = "Cutajar et al., Random feature expansions for deep Gaussian processes, 2017";
+    const SAMPLING: Sampling = Sampling::Fitted;
+    const VARIANCE: Variance = Variance::Shared;
+    const LABELS: Labels = Labels::Optional;
+
+    fn latent(&self) -> u32 {
+        self.latent
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        faults.require_within("/layers", self.layers, 1..=8);
+        faults.require_within("/width", self.width, 1..=65_536);
+        faults.require_within("/features", self.features, 1..=65_536);
+        faults.require_within("/samples", self.samples, 1..=100);
+        faults.require_within("/kl_warmup_epochs", self.kl_warmup_epochs, 0..=EPOCHS);
+        faults.require_within("/label_weight", self.label_weight, 0.0..=1000.0);
+    }
+
+    fn build(&self, plan: &Plan<'_>, builder: &mut Builder) -> Box<dyn Network> {
+        let features = i64::from(self.features);
+        let (rows, latent, between) = (plan.width(), i64::from(self.latent), i64::from(self.width));
+        let processes = |name: &str, from: i64, to: i64, builder: &mut Builder| -> Vec<Process> {
+            let inner = std::iter::repeat_n(between, self.layers as usize - 1);
+            let widths: Vec<i64> = std::iter::once(from).chain(inner).chain([to]).collect();
+            let pairs = widths.windows(2).enumerate();
+            pairs
+                .map(|(layer, pair)| {
+                    builder.within(&format!("{name}.{layer}"), |builder| {
+                        Process::build(pair[0], pair[1], features, builder)
+                    })
+                })
+                .collect()
+        };
+        let encoder = processes("encoder", rows, latent, builder);
+        let decoder = processes("decoder", latent, rows, builder);
+        let head = plan.target.map(|target| {
+            let slots = target.columns.iter().map(|column| column.treatment.slots() as i64).sum();
+            let process = builder.within("head", |builder| Process::build(latent, slots, features, builder));
+            let likelihood = builder
+                .within("head_likelihood", |builder| Likelihood::build(target.likelihood, target.columns, builder));
+            (process, likelihood)
+        });
+        Box::new(Processes { settings: self.clone(), encoder, decoder, head, likelihood: plan.likelihood(builder) })
+    }
+}
+
+/// One layer: as many processes over its inputs as it has outputs.
+struct Process {
+    /// Directions of unit length scale, `[inputs, features]`.
+    frequencies: Tensor,
+    /// How far the logarithms of the lengths have moved, `[inputs]`.
+    length_drift: Tensor,
+    /// How far the logarithm of σ² has moved, `[1]`.
+    amplitude_drift: Tensor,
+    /// Means of the weights, `[2 * features, outputs]`.
+    means: Tensor,
+    /// How far the logarithms of their deviations have moved, `[2 * features, outputs]`.
+    deviation_drift: Tensor,
+    /// What the processes are around, `[outputs]`.
+    constant: Tensor,
+    log_length: f64,
+}
+
+/// Where the logarithms of deviations start: narrow, so that training begins with little noise.
+const LOG_DEVIATION: f64 = -3.0;
+/// What a drift of 1 means for a deviation, and for a length or an amplitude; Adam moves drifts by about the learning rate.
+const UNIT: f64 = 10.0;
+const KERNEL_UNIT: f64 = 3.0;
+/// Logarithms of lengths and amplitudes stay this near to where they start.
+const KERNEL_RANGE: f64 = 6.0;
+/// Draws of the weights that a spread is told from.
+const SPREAD_DRAWS: i64 = 32;
+
+/// What a layer's output has for noise.
+#[derive(Clone, Copy)]
+enum Weights<'a> {
+    /// None: weights are at their means.
+    Means,
+    /// A draw for each row.
+    Drawn(&'a Noise),
+    /// The same draw for all rows, so that no row's answer depends on those beside it.
+    Shared(&'a Noise),
+}
+
+impl Process {
+    fn build(inputs: i64, outputs: i64, features: i64, builder: &mut Builder) -> Self {
+        Self {
+            frequencies: builder.normal_buffer("frequencies", &[inputs, features], 1.0),
+            length_drift: builder.constant("length_drift", &[inputs], 0.0),
+            amplitude_drift: builder.constant("amplitude_drift", &[1], 0.0),
+            means: builder.normal("means", &[2 * features, outputs], 1.0 / (features as f64).sqrt()),
+            deviation_drift: builder.constant("deviation_drift", &[2 * features, outputs], 0.0),
+            constant: builder.constant("constant", &[outputs], 0.0),
+            // Rows of standard columns are about sqrt(inputs) apart.
+            log_length: 0.5 * (inputs as f64).ln(),
+        }
+    }
+
+    /// Φ(x), `[..., inputs]` to `[..., 2 * features]`.
+    fn features(&self, x: &Tensor) -> Tensor {
+        let drift = |drift: &Tensor| (drift * KERNEL_UNIT).clamp(-KERNEL_RANGE, KERNEL_RANGE);
+        let lengths = (drift(&self.length_drift) + self.log_length).exp();
+        let phases = (x / lengths).matmul(&self.frequencies);
+        let amplitude = (drift(&self.amplitude_drift) * 0.5).exp() / (self.frequencies.size()[1] as f64).sqrt();
+        Tensor::cat(&[phases.cos(), phases.sin()], -1) * amplitude
+    }
+
+    fn log_deviations(&self) -> Tensor {
+        (&self.deviation_drift * UNIT + LOG_DEVIATION).clamp(-12.0, 3.0)
+    }
+
+    /// Mean and variance of the outputs over the weights, each `[..., outputs]`.
+    fn moments(&self, x: &Tensor) -> (Tensor, Tensor) {
+        let features = self.features(x);
+        let variance = features.square().matmul(&(self.log_deviations() * 2.0).exp());
+        (features.matmul(&self.means) + &self.constant, variance.clamp_min(1e-12))
+    }
+
+    fn forward(&self, x: &Tensor, weights: Weights<'_>) -> Tensor {
+        let (mean, variance) = match weights {
+            Weights::Means => return self.features(x).matmul(&self.means) + &self.constant,
+            _ => self.moments(x),
+        };
+        let size = mean.size();
+        let noise = match weights {
+            Weights::Drawn(noise) => noise.normal(&size),
+            Weights::Shared(noise) => noise.normal(&[size[0], 1, size[2]]),
+            Weights::Means => unreachable!("answered above; this is a bug"),
+        };
+        mean + variance.sqrt() * noise
+    }
+
+    /// KL(q(W) || N(0, I)) in nats.
+    fn kl(&self) -> Tensor {
+        let log_deviations = self.log_deviations();
+        let each: Tensor = (self.means.square() + (&log_deviations * 2.0).exp() - 1.0) * 0.5 - log_deviations;
+        each.sum(Kind::Float)
+    }
+}
+
+struct Processes {
+    settings: DeepGp,
+    encoder: Vec<Process>,
+    decoder: Vec<Process>,
+    /// From codes to labels.
+    head: Option<(Process, Likelihood)>,
+    likelihood: Likelihood,
+}
+
+fn through(processes: &[Process], x: &Tensor, weights: Weights<'_>) -> Tensor {
+    processes.iter().fold(x.shallow_clone(), |x, process| process.forward(&x, weights))
+}
+
+/// Rows as often as there are draws, `[draws, rows, columns]`.
+fn repeated(x: &Tensor, draws: i64) -> Tensor {
+    let size = x.size();
+    x.unsqueeze(0).expand([draws, size[0], size[1]], false)
+}
+
+impl Processes {
+    /// The outputs that some draws of the weights give for codes, `[draws, rows, width]`. The same draws at every call.
+    fn drawn_outputs(&self, z: &Tensor) -> Tensor {
+        let noise = Noise::new(0, Purpose::Inference, 0, z.device());
+        through(&self.decoder, &repeated(z, SPREAD_DRAWS), Weights::Shared(&noise))
+    }
+}
+
+impl Network for Processes {
+    fn encode(&self, x: &Tensor) -> Code {
+        let (last, before) = self.encoder.split_last().expect("there is a layer; this is a bug");
+        let (mean, variance) = last.moments(&through(before, x, Weights::Means));
+        Code { mean, spread: Some(variance.sqrt()) }
+    }
+
+    fn outputs(&self, z: &Tensor) -> Tensor {
+        through(&self.decoder, z, Weights::Means)
+    }
+
+    fn likelihood(&self) -> &Likelihood {
+        &self.likelihood
+    }
+
+    fn spread(&self, z: &Tensor) -> Tensor {
+        self.likelihood.spread_over(&self.drawn_outputs(z))
+    }
+
+    fn draw(&self, z: &Tensor, noise: &Noise) -> Tensor {
+        let outputs = through(&self.decoder, &repeated(z, 1), Weights::Drawn(noise));
+        self.likelihood.draw(&outputs.squeeze_dim(0), noise)
+    }
+
+    fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
+        let weights = Weights::Drawn(step.noise);
+        let code = through(&self.encoder, &repeated(x, i64::from(self.settings.samples)), weights);
+        let outputs = through(&self.decoder, &code, weights);
+        let reconstruction = mean(&self.likelihood.negative_log(&outputs, x));
+        let heads = self.head.iter().map(|(process, _)| process);
+        let kl = self.encoder.iter().chain(&self.decoder).chain(heads).map(Process::kl);
+        let kl = kl.reduce(|sum, kl| sum + kl).expect("there is a layer; this is a bug") / step.train_rows;
+        let warmup = f64::from(self.settings.kl_warmup_epochs);
+        let risen = if step.training && warmup > 0.0 { (step.epoch / warmup).min(1.0) } else { 1.0 };
+        let mut total = &reconstruction + &kl * risen;
+        let mut parts = vec![("reconstruction", reconstruction), ("kl", kl)];
+        if let (Some((process, likelihood)), Some(labels)) = (&self.head, step.labels) {
+            let supervised = known_negative_log(likelihood, &process.forward(&code, weights), labels);
+            total += &supervised * self.settings.label_weight;
+            parts.push(("supervised", supervised));
+        }
+        Loss::new(total, parts)
+    }
+
+    fn predict(&self, x: &Tensor) -> Option<(Tensor, &Likelihood)> {
+        let (process, likelihood) = self.head.as_ref()?;
+        Some((process.forward(&through(&self.encoder, x, Weights::Means), Weights::Means), likelihood))
+    }
+
+    fn predict_spread(&self, x: &Tensor) -> Option<Tensor> {
+        let (process, likelihood) = self.head.as_ref()?;
+        let noise = Noise::new(0, Purpose::Inference, 0, x.device());
+        let weights = Weights::Shared(&noise);
+        let code = through(&self.encoder, &repeated(x, SPREAD_DRAWS), weights);
+        Some(likelihood.spread_over(&process.forward(&code, weights)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::parameters::values;
+    use tch::Device;
+
+    fn process(features: i64) -> Process {
+        let mut builder = Builder::new(4, Device::Cpu);
+        let process = Process::build(2, 3, features, &mut builder);
+        let _ = builder.finish();
+        process
+    }
+
+    #[test]
+    fn many_random_features_are_the_kernel() {
+        let process = process(20_000);
+        let x = Tensor::from_slice(&[0.4_f32, -1.0, 1.3, 0.8]).view([2, 2]);
+        let features = process.features(&x);
+        let kernel = values(&features.matmul(&features.transpose(0, 1)));
+        // Lengths start at sqrt(2), so k = exp(-‖x - x'‖² / 4).
+        let apart = 0.9_f64.powi(2) + 1.8_f64.powi(2);
+        for (found, expected) in kernel.iter().zip([1.0, (-apart / 4.0).exp(), (-apart / 4.0).exp(), 1.0]) {
+            assert!((f64::from(*found) - expected).abs() < 0.02, "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn outputs_have_the_moments_of_their_weights() {
+        let process = process(8);
+        let x = Tensor::from_slice(&[0.4_f32, -1.0]).view([1, 2]);
+        let features: Vec<f64> = values(&process.features(&x)).into_iter().map(f64::from).collect();
+        let means = values(&process.means);
+        let (mean, variance) = process.moments(&x);
+        for output in 0..3 {
+            let expected: f64 =
+                features.iter().enumerate().map(|(f, phi)| phi * f64::from(means[f * 3 + output])).sum();
+            assert!((f64::from(values(&mean)[output]) - expected).abs() < 1e-5);
+            // Deviations start at e^-3, and the squares of cosines and sines sum to 1.
+            assert!((f64::from(values(&variance)[output]) - (-6_f64).exp()).abs() < 1e-6);
+        }
+        let noise = Noise::new(0, Purpose::Training, 0, Device::Cpu);
+        let drawn = process.forward(&repeated(&x, 20_000), Weights::Drawn(&noise));
+        let deviation = values(&drawn.std_dim([0].as_slice(), false, false));
+        assert!(deviation.iter().all(|deviation| (f64::from(*deviation) / (-3_f64).exp() - 1.0).abs() < 0.03));
+    }
+
+    #[test]
+    fn the_kl_of_the_weights_is_the_closed_form() {
+        let process = process(4);
+        let means: f64 = values(&process.means).iter().map(|mean| f64::from(mean * mean)).sum();
+        let count = 24.0;
+        let expected = 0.5 * means + count * (0.5 * ((-6_f64).exp() - 1.0) + 3.0);
+        assert!((process.kl().double_value(&[]) - expected).abs() < 1e-3);
+    }
+}
