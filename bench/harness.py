@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 import venv
+from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +21,9 @@ HOME = ROOT / ".bench"
 REPORT = ROOT / "BENCHMARKS.md"
 LATENTE = ROOT / "target" / "release" / "latente"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+# Of a bar: `figure` and `wanted` are words; `reached` is the verdict; `reason` says why a bar is missed, as far as is known.
+Row = namedtuple("Row", "what figure wanted reached reason", defaults=("",))
 
 # Up to this share of the cores, other work is no matter.
 QUIET = 0.1
@@ -72,6 +77,40 @@ def train(latente, data, spec, arguments=()):
     with tempfile.TemporaryDirectory() as directory:
         _, seconds = run(train_command(latente, data, spec, directory, arguments))
         return json.loads((Path(directory) / "metrics.json").read_text()), seconds
+
+
+class Server:
+    """A server of its own, to ask models that it trained."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def upload(self, path, query):
+        return self.client.post_bytes(f"/v1/datasets?{query}", Path(path).read_bytes())["id"]
+
+    def train(self, dataset, spec):
+        """Figures of the model, and its address."""
+        job = self.client.post("/v1/jobs", {**spec, "dataset": dataset})
+        while job["status"] not in ("succeeded", "failed", "cancelled"):
+            job = self.client.get(f"/v1/jobs/{job['id']}?wait=60s")
+        if job["status"] != "succeeded":
+            fail(f"a job {job['status']}: {job['error']}")
+        return job["metrics"], f"/v1/models/{job['model_id']}"
+
+    def bytes(self, path, body=None):
+        """An answer as NPY; with a body, which is NPY too."""
+        headers = {"Accept": "application/x-npy", "Content-Type": "application/x-npy"}
+        with self.client.open(path, headers, body) as response:
+            return response.read()
+
+
+@contextmanager
+def server(latente):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from demo import Client, serving
+
+    with tempfile.TemporaryDirectory() as directory, serving(Path(latente), Path(directory)) as base:
+        yield Server(Client(base))
 
 
 def check(latente):

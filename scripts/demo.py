@@ -9,6 +9,7 @@ a program of your own would do.
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import subprocess
@@ -35,26 +36,32 @@ def main():
     if options.server:
         walk(Client(options.server), options)
         return
-    if not LATENTE.exists():
-        sys.exit(f"{LATENTE} is missing: run `make build` first")
-    with tempfile.TemporaryDirectory(prefix="latente-demo-") as data:
-        log = open(Path(data) / "server.log", "w+")
-        server = subprocess.Popen(
-            [str(LATENTE), "serve", "--listen", "127.0.0.1:0", "--data", str(Path(data) / "data")],
-            stdout=subprocess.PIPE, stderr=log, text=True,
-        )
-        try:
-            first = server.stdout.readline().strip()
-            if not first.startswith("listening on "):
-                server.wait(10)
-                log.seek(0)
-                sys.exit(f"the server did not start:\n{log.read()}")
-            walk(Client(first[len("listening on "):]), options)
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(15)
+    with tempfile.TemporaryDirectory(prefix="latente-demo-") as directory, serving(LATENTE, Path(directory)) as base:
+        walk(Client(base), options)
     print("\nThis server and its data are gone now. To keep one running:  make serve")
     print("It listens on http://127.0.0.1:8080 with its data in latente-data/; http://127.0.0.1:8080/docs lists every address.")
+
+
+@contextlib.contextmanager
+def serving(latente, directory):
+    """A server of its own on a directory; gives its address, and stops it in the end."""
+    if not latente.exists():
+        sys.exit(f"{latente} is missing: run `make build` first")
+    log = open(directory / "server.log", "w+")
+    server = subprocess.Popen(
+        [str(latente), "serve", "--listen", "127.0.0.1:0", "--data", str(directory / "data")],
+        stdout=subprocess.PIPE, stderr=log, text=True,
+    )
+    try:
+        first = server.stdout.readline().strip()
+        if not first.startswith("listening on "):
+            server.wait(10)
+            log.seek(0)
+            sys.exit(f"the server did not start:\n{log.read()}")
+        yield first[len("listening on "):]
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(15)
 
 
 def walk(client, options):

@@ -317,6 +317,8 @@ impl<'a> Run<'a> {
         let Batch { x, labels } = self.batches.batch(rows, &draws);
         let noise = Noise::new(self.spec.training.seed, Purpose::Training, number, self.device);
         let done = self.epoch.saturating_sub(self.spec.pretraining_epochs());
+        let schedule = self.spec.training.optimizer.schedule;
+        let share = schedule.share(u64::from(done) * steps + self.step, u64::from(self.spec.training.epochs) * steps);
         let step = Step {
             epoch: f64::from(done) + self.step as f64 / steps as f64,
             train_rows: self.split.train.len() as f64,
@@ -335,7 +337,7 @@ impl<'a> Run<'a> {
             for (turn, player) in self.built.network.turns().iter().enumerate() {
                 let loss = self.built.network.loss(&x, &Step { turn, ..step });
                 let part = self.parts[turn].clone();
-                self.advance(&loss, &part, player.rate, &mut moved)?;
+                self.advance(&loss, &part, player.rate * share, &mut moved)?;
             }
         }
         self.sums.add(rows.len(), moved.loss, &moved.parts, moved.norm);

@@ -16,6 +16,27 @@ pub enum OptimizerKind {
     Adam,
 }
 
+/// How the learning rate goes over the steps of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// The same in every step.
+    #[default]
+    Constant,
+    /// From the learning rate down to 0 along half a cosine (Loshchilov and Hutter, 2017).
+    Cosine,
+}
+
+impl Schedule {
+    /// The share of the learning rate in the step `step` of `steps`, counted from 0.
+    pub fn share(self, step: u64, steps: u64) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / steps.max(1) as f64).cos()),
+        }
+    }
+}
+
 /// An optimizer and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +46,8 @@ pub struct OptimizerSpec {
     /// Learning rate.
     #[schema(exclusive_minimum = 0.0, maximum = 100.0)]
     pub lr: f64,
+    /// How the learning rate goes over the steps.
+    pub schedule: Schedule,
     /// Decay of the mean of gradients.
     #[schema(minimum = 0.0, exclusive_maximum = 1.0)]
     pub beta1: f64,
@@ -41,7 +64,15 @@ pub struct OptimizerSpec {
 
 impl Default for OptimizerSpec {
     fn default() -> Self {
-        Self { kind: OptimizerKind::Adam, lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        Self {
+            kind: OptimizerKind::Adam,
+            lr: 1e-3,
+            schedule: Schedule::Constant,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 }
 
@@ -171,6 +202,14 @@ mod tests {
         let part = parameters.part(&[""; 0]);
         adam.begin_step();
         adam.step(parameters, &Tensor::from_slice(&gradient).to_kind(Kind::Float), &part, 1.0);
+    }
+
+    #[test]
+    fn a_cosine_goes_from_all_to_nothing() {
+        let share = |step| Schedule::Cosine.share(step, 100);
+        assert_eq!((share(0), Schedule::Constant.share(70, 100)), (1.0, 1.0));
+        assert!((share(50) - 0.5).abs() < 1e-12 && share(100).abs() < 1e-12);
+        assert!((1..100).all(|step| share(step) < share(step - 1)));
     }
 
     #[test]
