@@ -22,6 +22,7 @@ use latente::training::batches::Batches;
 use latente::training::checkpoint::Checkpoint;
 use latente::training::observer::{Observer, Report};
 use latente::training::optimizer::Adam;
+use latente::training::presets::{Rows, presets};
 use latente::training::spec::TrainSpec;
 use latente::training::stopping::StopFlag;
 use latente::training::{Assignment, Finished, Outcome, TrainError, train};
@@ -113,6 +114,20 @@ impl Observer for Watcher {
 
     fn takes_checkpoint(&self) -> bool {
         true
+    }
+}
+
+#[test]
+fn every_preset_is_a_job_on_the_rows_it_is_for() {
+    let digits = Digits::read();
+    let table = Schema { image: None, ..digits.schema.clone() };
+    for preset in presets() {
+        let mut whole = preset.spec.clone();
+        whole["dataset"] = json!(DatasetId::new());
+        let spec: TrainSpec = serde_json::from_value(whole).unwrap_or_else(|error| panic!("{}: {error}", preset.name));
+        let schema = if preset.rows == Rows::Images { &digits.schema } else { &table };
+        let resolved = spec.resolve(schema, 180).unwrap_or_else(|refusal| panic!("{}: {refusal:?}", preset.name));
+        assert_eq!(resolved.model.family(), preset.family);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::domain::metric::Metric;
 use crate::domain::refusal::Refusal;
 use crate::jobs::messages::{Message, Order, Request};
 use crate::jobs::process::{TrainerConfig, TrainerProcess};
+use crate::training::presets::presets;
 use crate::training::spec::TrainSpec;
 
 /// Stands for the file in the spec: there is no dataset, and the same file must give the same model file.
@@ -33,6 +34,9 @@ pub(super) struct Train {
     /// The whole job spec as JSON, or `@file`; `dataset` may be left out, and --family is not used then.
     #[arg(long, value_name = "JSON")]
     spec: Option<String>,
+    /// A preset to begin with, such as vae-images; --family is not used then.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["spec", "family"])]
+    preset: Option<String>,
     /// Width of the code.
     #[arg(long)]
     latent: Option<u32>,
@@ -106,9 +110,10 @@ impl Train {
     }
 
     fn spec(&self) -> anyhow::Result<TrainSpec> {
-        let mut json: serde_json::Value = match self.spec.as_deref() {
-            None => serde_json::json!({"model": {"family": self.family}}),
-            Some(text) => {
+        let mut json: serde_json::Value = match (self.spec.as_deref(), self.preset.as_deref()) {
+            (None, None) => serde_json::json!({"model": {"family": self.family}}),
+            (None, Some(name)) => preset(name)?,
+            (Some(text), _) => {
                 let text = match text.strip_prefix('@') {
                     Some(path) => {
                         std::fs::read_to_string(path).with_context(|| format!("--spec: {path} cannot be read"))?
@@ -176,6 +181,15 @@ impl Train {
             }
         }
     }
+}
+
+fn preset(name: &str) -> anyhow::Result<serde_json::Value> {
+    let all = presets();
+    let names: Vec<&str> = all.iter().map(|preset| preset.name.as_str()).collect();
+    let found = all.iter().find(|preset| preset.name == name);
+    found
+        .map(|preset| preset.spec.clone())
+        .ok_or_else(|| anyhow!("--preset: there is no `{name}`; there are {}", names.join(", ")))
 }
 
 fn show(bar: &ProgressBar, progress: &Progress) {

@@ -152,6 +152,11 @@ impl Wrong {
     }
 }
 
+/// The number in a cell, NaN when it says that the value is missing; `None` when it is not a finite number either.
+pub fn cell(text: &str) -> Option<f32> {
+    value(text.as_bytes()).ok()
+}
+
 /// The number in a cell; NaN when it says that the value is missing.
 fn value(cell: &[u8]) -> Result<f32, Wrong> {
     let text = std::str::from_utf8(cell).map_err(|_| Wrong::Text)?.trim();

@@ -49,10 +49,10 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     Ok(checked.faults.into_result(Code::InvalidDataset)?)
 }
 
-/// A whole array of one row or more, from memory: rows, width and values.
+/// A whole array of one row or more, from memory: rows, width and values, NaN where one is missing.
 ///
 /// # Errors
-/// A refusal: the bytes are not such an array, or a value is not finite in 32 bits.
+/// A refusal: the bytes are not such an array, or 32 bits do not hold a value.
 pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32>), DataError> {
     let mut blocks = Blocks::open(std::io::Cursor::new(bytes), bytes.len() as u64)?;
     let (rows, width) = (blocks.rows as usize, blocks.width as usize);
@@ -63,9 +63,9 @@ pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32
         ));
     }
     let values: Vec<f32> = blocks.read(0, rows as u64)?.into_iter().map(|value| value as f32).collect();
-    if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+    if let Some(position) = values.iter().position(|value| value.is_infinite()) {
         let (row, column) = (position / width, position % width);
-        let detail = "is missing, infinite or beyond what 32-bit floats hold (about 3.4e38)";
+        let detail = "is infinite or beyond what 32-bit floats hold (about 3.4e38)";
         return Err(Refusal::at(Code::InvalidRequest, format!("/rows/{row}/{column}"), "out_of_range", detail).into());
     }
     Ok((rows, width, values))

@@ -42,6 +42,8 @@ pub const INFERENCE_BODY_BYTES: usize = 64 << 20;
 pub const INFERENCE_ROWS: usize = 65_536;
 /// Values in one answer of inference (rows times columns).
 pub const INFERENCE_VALUES: usize = 64 << 20;
+/// How often rows go through a model in one question (rows times steps of a chain, or rounds of imputation).
+pub const INFERENCE_PASSES: u64 = 2_000_000;
 /// Rows the inference thread puts through a model at once.
 pub const INFERENCE_BATCH_ROWS: usize = 4_096;
 /// Questions that wait for the inference thread before it refuses.

@@ -1,12 +1,15 @@
 //! Refusals as `application/problem+json` (RFC 9457). The only place that gives codes a status.
 
+use std::collections::BTreeMap;
+
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tower_http::request_id::RequestId;
-use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::data::DataError;
 use crate::domain::refusal::{Category, Code, Fault, Refusal};
@@ -35,6 +38,15 @@ pub struct Problem {
     retryable: bool,
     /// Every single fault and where it is.
     errors: Vec<Fault>,
+}
+
+/// So that the document of a handler can name it among its answers in one word.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().content("application/problem+json", body).build();
+        BTreeMap::from([("default".to_owned(), response.into())])
+    }
 }
 
 /// What handlers fail with.

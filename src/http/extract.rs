@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
-use axum::http::{HeaderMap, header, request::Parts};
+use axum::http::{HeaderMap, Uri, header, request::Parts};
 use bytes::Bytes;
 use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
@@ -44,15 +44,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let query = parts.uri.query().unwrap_or("").to_owned();
-        let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
-        serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| {
-            let path = pointer(error.path()).replacen('/', "?", 1);
-            let pointer = if path.is_empty() { "?".to_owned() } else { path };
-            let detail = error.inner().to_string();
-            Refusal::at(Code::InvalidRequest, pointer, fault_code(&detail), detail).into()
-        })
+        query(&parts.uri).map(Self)
     }
+}
+
+/// The query of an address.
+///
+/// # Errors
+/// A refusal that names the parameter.
+pub fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let pairs = serde_html_form::Deserializer::from_bytes(uri.query().unwrap_or("").as_bytes());
+    serde_path_to_error::deserialize(pairs).map_err(|error| {
+        let path = pointer(error.path()).replacen('/', "?", 1);
+        let pointer = if path.is_empty() { "?".to_owned() } else { path };
+        let detail = error.inner().to_string();
+        Refusal::at(Code::InvalidRequest, pointer, fault_code(&detail), detail).into()
+    })
 }
 
 /// For addresses that take no query parameters.

@@ -9,7 +9,9 @@ use npyz::WriterBuilder;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::error::{ApiError, internal};
 use crate::domain::limits::GRID_IMAGES;
@@ -71,6 +73,21 @@ pub enum RowInput {
     /// By name.
     Named(Vec<(String, Option<f64>)>),
 }
+
+// Written out, because a derived schema would not say that the two look different.
+impl PartialSchema for RowInput {
+    fn schema() -> RefOr<Schema> {
+        let value = || ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Number, Type::Null]));
+        let named = ObjectBuilder::new().additional_properties(Some(Schema::from(value())));
+        OneOfBuilder::new()
+            .description(Some("Values in the order of the columns, or by their names; `null` is a missing value."))
+            .item(ArrayBuilder::new().items(value()))
+            .item(named)
+            .into()
+    }
+}
+
+impl ToSchema for RowInput {}
 
 impl<'de> Deserialize<'de> for RowInput {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

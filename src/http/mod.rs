@@ -36,6 +36,7 @@ use crate::domain::limits::EVENT_STREAMS;
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
+use inference::{decode, encode, impute, predict, reconstruct, sample};
 use openapi::ApiDocument;
 
 /// What the operator set.
@@ -105,13 +106,17 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(models::get_model, models::delete_model))
         .routes(routes!(models::download_model))
         .routes(routes!(models::get_model_spec))
-        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample
-        .routes(routes!(inference::get_encode, inference::post_encode))
-        .routes(routes!(inference::get_decode, inference::post_decode))
-        .routes(routes!(inference::get_reconstruct, inference::post_reconstruct))
-        .routes(routes!(inference::get_sample, inference::post_sample))
+        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict
+        .routes(routes!(encode::get_encode, encode::post_encode))
+        .routes(routes!(decode::get_decode, decode::post_decode))
+        .routes(routes!(reconstruct::get_reconstruct, reconstruct::post_reconstruct))
+        .routes(routes!(sample::get_sample, sample::post_sample))
+        .routes(routes!(impute::get_impute, impute::post_impute))
+        .routes(routes!(predict::get_predict, predict::post_predict))
         // GET               /v1/families
+        // GET               /v1/presets
         .routes(routes!(families::list_families))
+        .routes(routes!(families::list_presets))
         // GET               /livez, /readyz, /version
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

@@ -2,14 +2,22 @@
 
 use utoipa::OpenApi;
 
+use super::inference::answers::RowsView;
+use super::inference::decode::DecodedView;
+use super::inference::encode::CodesView;
+use super::inference::predict::PredictionsView;
+use super::inference::reconstruct::ReconstructionView;
+
 /// Title, description and tags; paths and schemas come from the handlers.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "latente",
-        description = "Training-as-a-service for autoencoders: upload a dataset, post a job, watch it train, then encode, decode, reconstruct and sample.",
+        description = "Training-as-a-service for autoencoders: upload a dataset, post a job, watch it train, then encode, decode, reconstruct, sample, impute and predict.",
         license(name = "MIT OR Apache-2.0")
     ),
+    // Views whose answers are described by hand, because they come in several forms.
+    components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView)),
     tags(
         (name = "datasets", description = "Rows to train on"),
         (name = "jobs", description = "Training"),

@@ -10,6 +10,7 @@ pub(super) enum Pass {
     DecodeSpread,
     Reconstruct,
     Predict,
+    ScoreEstimate,
 }
 
 /// How wide the rows of a question are.
@@ -28,7 +29,8 @@ impl Question {
             Self::DecodeSpread(_) => Some(Pass::DecodeSpread),
             Self::Reconstruct(_) => Some(Pass::Reconstruct),
             Self::Predict(_) => Some(Pass::Predict),
-            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } | Self::ScoreEstimate(_) => None,
+            Self::ScoreEstimate(_) => Some(Pass::ScoreEstimate),
+            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } => None,
         }
     }
 

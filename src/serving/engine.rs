@@ -153,17 +153,21 @@ fn width_of(model: &TrainedModel, width: Width) -> usize {
 /// A question that shares its pass with nobody.
 fn alone(model: &TrainedModel, question: &Question) -> Result<Answer, Fault> {
     let answer = catch_unwind(AssertUnwindSafe(|| match question {
-        Question::DecodeDraw { codes, seed } => Some(model.decode_draws(codes, *seed)),
-        Question::Sample(draw) => Some(model.sample(draw)),
-        Question::Impute { rows, rounds, seed } => Some(model.impute(rows, *rounds, *seed)),
-        Question::ScoreEstimate(rows) => model.score_estimate(rows),
-        _ => None,
+        Question::DecodeDraw { codes, seed } => model.decode_draws(codes, *seed),
+        Question::Sample(draw) => model.sample(draw),
+        Question::Impute { rows, rounds, seed } => model.impute(rows, *rounds, *seed),
+        shared => unreachable!("{shared:?} goes through a shared pass; this is a bug"),
     }));
-    let values = answer.map_err(|panic| Fault::Failed(words(&*panic)))?.ok_or_else(|| unable(model, "that"))?;
+    let values = answer.map_err(|panic| Fault::Failed(words(&*panic)))?;
     Ok(Answer { values, beside: None })
 }
 
-fn unable(model: &TrainedModel, what: &str) -> Fault {
+fn unable(model: &TrainedModel, pass: Pass) -> Fault {
+    let what = match pass {
+        Pass::Predict => "labels, because it learned none",
+        Pass::ScoreEstimate => "an estimate of the gradient of log p(x)",
+        Pass::Encode | Pass::Decode | Pass::DecodeSpread | Pass::Reconstruct => "that",
+    };
     let family = model.header.spec.model.family();
     Fault::Refused(Refusal::new(Code::InvalidRequest, format!("a model of the family {family} cannot tell {what}")))
 }
@@ -182,9 +186,10 @@ fn pass_through(model: &TrainedModel, pass: Pass, values: &[f32]) -> Result<Answ
                 Some((rows, Some(errors)))
             }
             Pass::Predict => model.predict(chunk).map(|(told, spread)| (told, Some(spread))),
+            Pass::ScoreEstimate => model.score_estimate(chunk).map(|scores| (scores, None)),
         }));
         let part = part.map_err(|panic| Fault::Failed(words(&*panic)))?;
-        let (part, beside) = part.ok_or_else(|| unable(model, "labels, because it learned none"))?;
+        let (part, beside) = part.ok_or_else(|| unable(model, pass))?;
         whole.values.extend(part);
         if let Some(beside) = beside {
             whole.beside.get_or_insert_default().extend(beside);

@@ -15,6 +15,7 @@ pub mod evaluation;
 mod likelihoods;
 pub mod observer;
 pub mod optimizer;
+pub mod presets;
 pub mod pretraining;
 pub mod spec;
 pub mod stopping;

@@ -9,6 +9,7 @@ mod inference;
 mod jobs;
 mod models;
 mod openapi;
+mod presets;
 mod refusals;
 mod server;
 mod store;

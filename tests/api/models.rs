@@ -1,5 +1,6 @@
 //! Models are looked at, downloaded and deleted.
 
+use latente::domain::treatment::Treatment;
 use latente::training::artifact::TrainedModel;
 use serde_json::json;
 
@@ -23,7 +24,8 @@ async fn a_model_is_described_downloaded_and_deleted() {
     assert_eq!(file.body.len() as u64, model["bytes"].as_u64().unwrap());
     let read = TrainedModel::read(&file.body, tch::Device::Cpu).unwrap();
     assert_eq!(serde_json::to_value(&read.header.spec).unwrap(), model["spec"]);
-    assert_eq!(read.header.scaling.scale, vec![16.0; 64]);
+    let sixteenth = Treatment::Linear { shift: 0.0, scale: 16.0, unit: false };
+    assert_eq!(read.header.preparation.columns, vec![sixteenth; 64]);
 
     // Its spec can be posted again, and gives the same weights.
     let spec = app.get(&format!("/v1/models/{id}/artifacts/spec")).await.expect(200);
@@ -49,7 +51,7 @@ async fn the_file_is_the_answers_of_the_server() {
         let file = app.get(&format!("/v1/models/{id}/artifacts/safetensors")).await;
         let read = TrainedModel::read(&file.body, tch::Device::Cpu).unwrap();
         let served = app.post(&format!("/v1/models/{id}/decode"), &json!({"codes": [[0.5, -1.0]]})).await.expect(200);
-        let own = read.decode(&[0.5, -1.0]);
+        let (own, _) = read.decode(&[0.5, -1.0], false);
         let served: Vec<f32> = serde_json::from_value(served["rows"][0].clone()).unwrap();
         assert_eq!(own, served, "{family}");
     }

@@ -91,7 +91,19 @@ async fn answers_fit_their_published_schemas() {
     fits(&validator("EventsView"), &app.get(&format!("/v1/jobs/{job}/events")).await.expect(200));
     let model = done["model_id"].as_str().unwrap();
     fits(&validator("ModelView"), &app.get(&format!("/v1/models/{model}")).await.expect(200));
+    for (question, view) in [
+        (format!("encode?dataset={dataset}"), "CodesView"),
+        ("decode?x=0,0,0&spread=true".to_owned(), "DecodedView"),
+        (format!("reconstruct?dataset={dataset}"), "ReconstructionView"),
+        (format!("impute?dataset={dataset}"), "RowsView"),
+        ("sample?n=2".to_owned(), "RowsView"),
+    ] {
+        fits(&validator(view), &app.get(&format!("/v1/models/{model}/{question}")).await.expect(200));
+    }
+    fits(&validator("ImputeBody"), &json!({"rows": [[1, null], {"a": null, "b": 2}], "rounds": 3, "seed": 1}));
+    assert!(!validator("ImputeBody").is_valid(&json!({"rows": [["one"]]})), "rows are numbers");
     fits(&validator("FamiliesView"), &app.get("/v1/families").await.expect(200));
+    fits(&validator("PresetsView"), &app.get("/v1/presets").await.expect(200));
     fits(&validator("ReadyView"), &app.get("/readyz").await.expect(200));
     fits(&validator("VersionView"), &app.get("/version").await.expect(200));
     fits(&validator("Problem"), &app.get("/v1/jobs/x").await.expect(404));

@@ -66,7 +66,7 @@ async fn every_fault_of_a_spec_is_reported_at_once() {
     check(json!({"dataset": "job_0198c5d2a1b37e6f9a1b2c3d4e5f6071"}), &["/dataset"]).await;
     check(json!({"dataset": "ds_0198c5d2a1b37e6f9a1b2c3d4e5f6071"}), &["/dataset"]).await;
     check(
-        json!({"name": "", "model": {"settings": {"latent": 0, "beta": -1, "depth": 2}}, "training": {"epochs": 0, "batch_size": 0}, "likelihood": {"kind": "poisson"}}),
+        json!({"name": "", "model": {"settings": {"latent": 0, "beta": -1, "depth": 2}}, "training": {"epochs": 0, "batch_size": 0}, "likelihood": {"kind": "weibull"}}),
         &["/likelihood/kind", "/model/settings/beta", "/model/settings/depth", "/model/settings/latent", "/name", "/training/batch_size", "/training/epochs"],
     )
     .await;

@@ -1,14 +1,33 @@
-//! Models answer: rows to codes and back, and new rows, in every form.
+//! Models answer: rows to codes and back, in every form. What is particular to a question is in a file of its own.
+
+mod decode;
+mod impute;
+mod predict;
+mod reconstruct;
+mod sample;
 
 use latente::data::npy::matrix;
 use serde_json::{Value, json};
 
 use crate::support::{TestApp, npy, short_job};
 
+/// A VAE of the first digits: the dataset, and the address of the model.
 async fn trained(app: &TestApp) -> (String, String) {
+    trained_by(app, "vae").await
+}
+
+async fn trained_by(app: &TestApp, family: &str) -> (String, String) {
     let dataset = app.upload_digits(200).await;
-    let model = app.train(&short_job(&dataset)).await;
+    let mut spec = short_job(&dataset);
+    spec["model"] = json!({"family": family, "settings": {"latent": 3}});
+    let model = app.train(&spec).await;
     (dataset, format!("/v1/models/{model}"))
+}
+
+/// The first rows of a dataset of digits, without their label.
+async fn pixels(app: &TestApp, dataset: &str, count: usize) -> Vec<Vec<f64>> {
+    let stored = app.get(&format!("/v1/datasets/{dataset}/rows?limit={count}")).await.expect(200);
+    rows(&stored["rows"]).into_iter().map(|row| row[..64].to_vec()).collect()
 }
 
 fn rows(value: &Value) -> Vec<Vec<f64>> {
@@ -25,8 +44,7 @@ fn close(one: &Value, other: &Value) {
 async fn get_and_post_answer_the_same() {
     let app = TestApp::start().await;
     let (dataset, model) = trained(&app).await;
-    let stored = app.get(&format!("/v1/datasets/{dataset}/rows?limit=3")).await.expect(200);
-    let pixels: Vec<Vec<f64>> = rows(&stored["rows"]).into_iter().map(|row| row[..64].to_vec()).collect();
+    let pixels = pixels(&app, &dataset, 3).await;
 
     let by_reference = app.get(&format!("{model}/encode?dataset={dataset}&rows=0-2")).await.expect(200);
     let by_body = app.post(&format!("{model}/encode"), &json!({"rows": pixels})).await.expect(200);
@@ -60,37 +78,11 @@ async fn get_and_post_answer_the_same() {
 }
 
 #[tokio::test]
-async fn samples_depend_on_the_seed_and_nothing_else() {
-    let app = TestApp::start().await;
-    let (_, model) = trained(&app).await;
-    let draw = async |query: &str| app.get(&format!("{model}/sample?{query}")).await.expect(200);
-    let first = draw("n=4&seed=7").await;
-    assert_eq!(rows(&first["rows"]).len(), 4);
-    assert_eq!(first, draw("seed=7&n=4").await);
-    assert_ne!(first, draw("n=4&seed=8").await);
-    assert_eq!(first, app.post(&format!("{model}/sample"), &json!({"n": 4, "seed": 7})).await.expect(200));
-    let calm = draw("n=2&seed=7&temperature=0").await;
-    assert_eq!(calm["rows"][0], calm["rows"][1], "without spread every draw is the middle");
-    // Callers who share a batch do not share draws.
-    let together = futures_util::future::join_all((0..30).map(|seed| {
-        let (app, model) = (&app, &model);
-        async move { (seed, app.get(&format!("{model}/sample?n=2&seed={seed}")).await.expect(200)) }
-    }))
-    .await;
-    for (seed, answer) in together {
-        close(&answer["rows"], &draw(&format!("n=2&seed={seed}")).await["rows"]);
-    }
-    app.stop().await;
-}
-
-#[tokio::test]
 async fn numpy_goes_in_and_comes_out() {
     let app = TestApp::start().await;
     let (dataset, model) = trained(&app).await;
     let json = app.get(&format!("{model}/encode?dataset={dataset}&rows=0-1")).await.expect(200);
-    let stored = app.get(&format!("/v1/datasets/{dataset}/rows?limit=2")).await.expect(200);
-    let values: Vec<f32> =
-        rows(&stored["rows"]).into_iter().flat_map(|row| row[..64].to_vec()).map(|value| value as f32).collect();
+    let values: Vec<f32> = pixels(&app, &dataset, 2).await.concat().into_iter().map(|value| value as f32).collect();
     let answer = app.post_as(&format!("{model}/encode?format=npy"), "application/x-npy", npy(2, 64, &values)).await;
     assert_eq!(answer.headers["content-type"], "application/x-npy");
     let (count, width, codes) = matrix(&answer.body, 100).unwrap();
@@ -145,17 +137,11 @@ async fn each_bad_question_is_refused_where_it_is_wrong_and_the_next_is_answered
     post("encode", json!({"row": []})).await.refuses(422, "invalid_request", &["/row"]);
     post("decode", json!({"codes": [[1, 2, 3, 4]]})).await.refuses(422, "invalid_request", &["/codes/0"]);
     post("decode", json!({"codes": [[1, 2, 1e300]]})).await.refuses(422, "invalid_request", &["/codes/0/2"]);
-    post("sample", json!({"n": 0})).await.refuses(422, "invalid_request", &["/n"]);
-    post("sample", json!({"n": 1_000_000_000})).await.refuses(422, "invalid_request", &["/n"]);
-    post("sample", json!({"n": -1})).await.refuses(422, "invalid_request", &["/n"]);
     let get = async |query: &str| app.get(&format!("{model}/{query}")).await;
-    get("sample?n=0").await.refuses(422, "invalid_request", &["?n"]);
-    get("sample?n=x").await.refuses(422, "invalid_request", &["?n"]);
-    get("sample?count=3").await.refuses(422, "invalid_request", &["?count"]);
-    get("sample?temperature=-1").await.refuses(422, "invalid_request", &["?temperature"]);
     get("encode").await.refuses(422, "invalid_request", &["?dataset"]);
     get("encode?x=1,2").await.refuses(422, "invalid_request", &["?x"]);
     get(&format!("encode?dataset={dataset}&rows=0-200")).await.refuses(422, "invalid_request", &["?rows"]);
+    get("encode?format=xml").await.refuses(422, "invalid_request", &["?format"]);
     get("decode?x=nan,1,2").await.refuses(422, "invalid_request", &["?x"]);
     let other = app.upload("", "a,b\n1,2\n3,4\n").await["id"].as_str().unwrap().to_owned();
     get(&format!("encode?dataset={other}")).await.refuses(422, "invalid_request", &["?dataset"]);

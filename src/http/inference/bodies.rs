@@ -1,0 +1,236 @@
+//! Rows and codes that come in a body: JSON or NPY.
+
+use axum::body::Body;
+use axum::extract::Request;
+use serde::de::DeserializeOwned;
+
+use super::{Asked, BODY, FormQuery, Place, QUERY};
+use crate::data::npy;
+use crate::domain::id::ModelId;
+use crate::domain::limits::{INFERENCE_BODY_BYTES, INFERENCE_ROWS, INFERENCE_VALUES};
+use crate::domain::refusal::{Code, Faults, Refusal};
+use crate::http::App;
+use crate::http::error::ApiError;
+use crate::http::extract::{invalid_json, media_type, pointer, query, read_body};
+use crate::http::forms::{Form, NPY, RowInput};
+
+/// What becomes of missing values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The question is refused.
+    Refused,
+    /// They are kept, as NaN.
+    Kept,
+}
+
+/// How wide the rows of a question are, what they are called, and whether they may have gaps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected<'a> {
+    /// `rows` or `codes`; pointers begin with it.
+    pub what: &'static str,
+    pub width: usize,
+    /// Names of the columns, where rows may be objects; else empty.
+    pub names: &'a [&'a str],
+    pub missing: Missing,
+}
+
+/// The JSON body of a question that brings rows or codes.
+pub(super) trait PostedRows: DeserializeOwned {
+    /// Its options, as they are read from the query beside an NPY matrix.
+    type Options: DeserializeOwned;
+    /// Whether it brings codes.
+    const CODES: bool = false;
+    /// What becomes of missing values.
+    const MISSING: Missing = Missing::Refused;
+
+    fn split(self) -> (Vec<RowInput>, Self::Options);
+
+    fn format(options: &Self::Options) -> Option<Form>;
+}
+
+/// A question that came as a body.
+pub(super) struct Posted<Options> {
+    pub asked: Asked,
+    /// One row, or code, after the other.
+    pub values: Vec<f32>,
+    pub options: Options,
+    /// Where the options stood.
+    pub place: Place,
+}
+
+/// Reads a question: JSON that holds everything but the form of the answer, or an NPY matrix with the options in the query.
+pub(super) async fn posted<B: PostedRows>(
+    app: App,
+    id: ModelId,
+    request: Request,
+) -> Result<Posted<B::Options>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let kind = media_type(&parts.headers);
+    let beside: Option<B::Options> = match kind.as_str() {
+        "application/json" | "" => None,
+        NPY => Some(query(&parts.uri)?),
+        other => {
+            let detail = format!("the body is of type `{other}`; allowed are application/json and {NPY}");
+            return Err(Refusal::new(Code::UnsupportedMediaType, detail).into());
+        }
+    };
+    let format = match &beside {
+        Some(options) => B::format(options),
+        None => query::<FormQuery>(&parts.uri)?.format,
+    };
+    let asked = Asked::of(app, id, format, &parts.headers).await?;
+    let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
+    let names: Vec<&str> = asked.model.schema.feature_columns().map(|column| column.name.as_str()).collect();
+    let expected = match B::CODES {
+        true => Expected { what: "codes", width: asked.latent(), names: &[], missing: B::MISSING },
+        false => Expected { what: "rows", width: asked.width(), names: &names, missing: B::MISSING },
+    };
+    let (values, options, place) = match beside {
+        Some(options) => (matrix(&bytes, expected)?, options, QUERY),
+        None => {
+            let (rows, options) = read_json::<B>(&bytes)?.split();
+            (flatten(rows, expected)?, options, BODY)
+        }
+    };
+    Ok(Posted { asked, values, options, place })
+}
+
+/// A JSON body, whatever else there is about it.
+pub(super) async fn json_body<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    read_json(&read_body(body, INFERENCE_BODY_BYTES).await?)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        if error.inner().is_data() {
+            return ApiError::from(Refusal::at(
+                Code::InvalidRequest,
+                pointer(error.path()),
+                "invalid",
+                error.inner().to_string(),
+            ));
+        }
+        invalid_json(error.inner())
+    })?;
+    deserializer.end().map_err(|error| invalid_json(&error))?;
+    Ok(value)
+}
+
+fn matrix(body: &[u8], expected: Expected<'_>) -> Result<Vec<f32>, ApiError> {
+    let Expected { what, width, missing, .. } = expected;
+    let (count, found, values) = npy::matrix(body, INFERENCE_VALUES)?;
+    if found != width || count > INFERENCE_ROWS {
+        let detail = format!("is {count} x {found}; allowed are 1 to {INFERENCE_ROWS} {what} of {width}");
+        return Err(Refusal::at(Code::InvalidRequest, "/", "wrong_shape", detail).into());
+    }
+    if let Some(position) = gap(&values, missing) {
+        let pointer = format!("/{what}/{}/{}", position / width, position % width);
+        let detail = "is NaN; only impute takes missing values";
+        return Err(Refusal::at(Code::InvalidRequest, pointer, "missing_value", detail).into());
+    }
+    Ok(values)
+}
+
+/// Where the first missing value is that is not allowed.
+pub(super) fn gap(values: &[f32], missing: Missing) -> Option<usize> {
+    values.iter().position(|value| value.is_nan() && missing == Missing::Refused)
+}
+
+/// Rows of a JSON body, checked and laid one after the other.
+fn flatten(rows: Vec<RowInput>, expected: Expected<'_>) -> Result<Vec<f32>, Refusal> {
+    let Expected { what, width, names, missing } = expected;
+    let mut faults = Faults::new();
+    if rows.is_empty() || rows.len() > INFERENCE_ROWS {
+        let detail = format!("has {} {what}; allowed are 1 to {INFERENCE_ROWS}", rows.len());
+        return Err(Refusal::at(Code::InvalidRequest, format!("/{what}"), "wrong_length", detail));
+    }
+    let mut values = Vec::with_capacity(rows.len() * width);
+    for (index, row) in rows.into_iter().enumerate() {
+        let place = format!("/{what}/{index}");
+        match row {
+            RowInput::Values(row) if row.len() == width => {
+                for (column, value) in row.into_iter().enumerate() {
+                    values.push(number(value, missing, &mut faults, || format!("{place}/{column}")));
+                }
+            }
+            RowInput::Values(row) => {
+                faults.push(place, "wrong_width", format!("has {} values; this model takes {width}", row.len()));
+            }
+            RowInput::Named(_) if names.is_empty() => {
+                faults.push(place, "wrong_type", "is an object; codes are arrays of numbers");
+            }
+            RowInput::Named(row) => named(row, expected, &mut values, &mut faults, &place),
+        }
+    }
+    faults.into_result(Code::InvalidRequest)?;
+    Ok(values)
+}
+
+fn named(
+    row: Vec<(String, Option<f64>)>,
+    expected: Expected<'_>,
+    values: &mut Vec<f32>,
+    faults: &mut Faults,
+    place: &str,
+) {
+    let mut given: std::collections::HashMap<String, Option<f64>> = row.into_iter().collect();
+    for name in expected.names {
+        match given.remove(*name) {
+            Some(value) => values.push(number(value, expected.missing, faults, || format!("{place}/{name}"))),
+            None if expected.missing == Missing::Kept => values.push(f32::NAN),
+            None => {
+                faults.push(format!("{place}/{name}"), "missing", "is missing; a row names every column of the model")
+            }
+        }
+    }
+    let mut unknown: Vec<String> = given.into_keys().collect();
+    unknown.sort_unstable();
+    for name in unknown {
+        faults.push(format!("{place}/{name}"), "unknown_field", "is no column of this model");
+    }
+}
+
+fn number(value: Option<f64>, missing: Missing, faults: &mut Faults, place: impl Fn() -> String) -> f32 {
+    let Some(value) = value else {
+        if missing == Missing::Refused {
+            faults.push(place(), "missing_value", "is null; only impute takes missing values");
+        }
+        return f32::NAN;
+    };
+    let number = value as f32;
+    if !number.is_finite() {
+        faults.push(place(), "out_of_range", format!("is {value}, beyond what 32-bit floats hold (about 3.4e38)"));
+    }
+    number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(body: &str, missing: Missing) -> Result<Vec<f32>, Refusal> {
+        let rows: Vec<RowInput> = serde_json::from_str(body).unwrap();
+        flatten(rows, Expected { what: "rows", width: 2, names: &["a", "b"], missing })
+    }
+
+    fn pointers(refusal: Refusal) -> Vec<String> {
+        refusal.errors.into_iter().map(|fault| fault.pointer).collect()
+    }
+
+    #[test]
+    fn rows_may_be_named_or_in_order_and_every_fault_is_told() {
+        assert_eq!(rows(r#"[[1, 2], {"b": 4, "a": 3}]"#, Missing::Refused).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        let refusal = rows(r#"[[1], {"a": 3, "z": 0}, [null, 1e300]]"#, Missing::Refused).unwrap_err();
+        assert_eq!(pointers(refusal), ["/rows/0", "/rows/1/b", "/rows/1/z", "/rows/2/0", "/rows/2/1"]);
+    }
+
+    #[test]
+    fn gaps_are_kept_where_they_are_the_question_and_other_faults_are_not() {
+        let filled = rows(r#"[[1, null], {"b": null, "a": 3}, {"b": 4}, {}]"#, Missing::Kept).unwrap();
+        let seen: Vec<Option<f32>> = filled.into_iter().map(|value| (!value.is_nan()).then_some(value)).collect();
+        assert_eq!(seen, [Some(1.0), None, Some(3.0), None, None, Some(4.0), None, None]);
+        let refusal = rows(r#"[[null], {"z": null}, [null, 1e300]]"#, Missing::Kept).unwrap_err();
+        assert_eq!(pointers(refusal), ["/rows/0", "/rows/1/z", "/rows/2/1"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! Questions to trained models: a file each.
+//!
+//! `GET` takes rows by reference (`?dataset=ds_…&rows=0-31`) or inline when small (`?x=0.1,0.2`, repeatable), and options in the
+//! query; `POST` takes a body of JSON that holds both, or NPY with the options in the query. Nothing is random but what a seed
+//! decides, so the same question has the same answer up to rounding (rows that share a batch are multiplied in another order).
+//!
+//! Start reading with [`encode`], then `bodies` and `references` (what comes in) and `answers` (what goes out).
+
+pub mod answers;
+mod bodies;
+pub mod decode;
+pub mod encode;
+pub mod impute;
+pub mod predict;
+pub mod reconstruct;
+mod references;
+pub mod sample;
+
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::{IntoParams, ToSchema};
+
+use self::bodies::PostedRows;
+use self::references::Reference;
+use super::App;
+use super::error::ApiError;
+use super::forms::{Form, RowInput};
+use crate::domain::id::{DatasetId, ModelId};
+use crate::domain::limits::{INFERENCE_PASSES, INFERENCE_VALUES};
+use crate::domain::refusal::{Code, Faults, Refusal};
+use crate::serving::{Answer, Question};
+use crate::store::models::Model;
+
+/// Where the options of a question stand. Pointers of faults begin with it.
+type Place = &'static str;
+const QUERY: Place = "?";
+const BODY: Place = "/";
+
+/// The model in the path, for the API document.
+pub struct ModelInPath;
+
+impl IntoParams for ModelInPath {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let id = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
+        vec![
+            id.description(Some("The id of a model")).schema(Some(<String as utoipa::PartialSchema>::schema())).build(),
+        ]
+    }
+}
+
+/// Rows by reference or inline.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RowsQuery {
+    /// A dataset with the columns of the model.
+    #[param(value_type = Option<String>)]
+    dataset: Option<DatasetId>,
+    /// Rows of that dataset: `7`, or `0-31` with both ends.
+    rows: Option<String>,
+    /// A row: numbers with commas between. May be repeated.
+    x: Vec<String>,
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+impl RowsQuery {
+    fn reference(self) -> Reference {
+        Reference { dataset: self.dataset, rows: self.rows, x: self.x }
+    }
+}
+
+/// The form of the answer.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FormQuery {
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+/// Rows of a body.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RowsBody {
+    /// The rows, without missing values.
+    rows: Vec<RowInput>,
+}
+
+impl PostedRows for RowsBody {
+    type Options = FormQuery;
+
+    fn split(self) -> (Vec<RowInput>, FormQuery) {
+        (self.rows, FormQuery::default())
+    }
+
+    fn format(options: &FormQuery) -> Option<Form> {
+        options.format
+    }
+}
+
+/// A model that is asked, and the form that the answer is to have.
+struct Asked {
+    app: App,
+    model: Model,
+    form: Form,
+}
+
+impl Asked {
+    async fn of(app: App, id: ModelId, format: Option<Form>, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let form = Form::wanted(format, headers)?;
+        let model = app.store.model(id).await?;
+        Ok(Self { app, model, form })
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
+        Ok(self.app.inference.ask(&self.model, question).await?)
+    }
+
+    /// Width of the code.
+    fn latent(&self) -> usize {
+        self.model.spec.model.latent() as usize
+    }
+
+    /// Width of a row.
+    fn width(&self) -> usize {
+        self.model.schema.row_shape().width
+    }
+
+    fn family(&self) -> &'static str {
+        self.model.spec.model.family()
+    }
+
+    /// Refuses answers that are too large to be given at once.
+    fn check_answer_size(rows: usize, width: usize) -> Result<(), Refusal> {
+        if rows.saturating_mul(width) > INFERENCE_VALUES {
+            let detail = format!(
+                "{rows} rows of {width} are more than the {INFERENCE_VALUES} values of one answer; ask for fewer"
+            );
+            return Err(Refusal::new(Code::InvalidRequest, detail));
+        }
+        Ok(())
+    }
+}
+
+/// Reports a question that would hold up all others: each row goes through the model so many times.
+fn require_passes(pointer: String, rows: usize, times: u32, faults: &mut Faults) {
+    if (rows as u64).saturating_mul(u64::from(times)) > INFERENCE_PASSES {
+        let most = INFERENCE_PASSES / (rows as u64).max(1);
+        let detail = format!("is {times}; allowed are up to {most} for {rows} rows");
+        faults.push(pointer, "too_much_work", detail);
+    }
+}

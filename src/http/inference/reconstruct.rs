@@ -1,0 +1,156 @@
+//! Rows through the code and back.
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+use super::answers::Documented;
+use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::references::Reference;
+use super::{Asked, ModelInPath, Place, QUERY, answers};
+use crate::domain::id::{DatasetId, ModelId};
+use crate::domain::refusal::{Code, Refusal};
+use crate::http::App;
+use crate::http::error::{ApiError, Problem};
+use crate::http::extract::{Id, Query};
+use crate::http::forms::{Form, Matrix, RowInput};
+use crate::serving::{Answer, Question, ServingError};
+
+/// Rows by reference or inline, and what is asked of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReconstructQuery {
+    /// A dataset with the columns of the model.
+    #[param(value_type = Option<String>)]
+    dataset: Option<DatasetId>,
+    /// Rows of that dataset: `7`, or `0-31` with both ends.
+    rows: Option<String>,
+    /// A row: numbers with commas between. May be repeated.
+    x: Vec<String>,
+    /// Whether an estimate of the gradient of log p(x) is given for each row, for families that have one.
+    score_estimate: bool,
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+/// What is asked of rows that are an NPY body; in a JSON body this stands beside the rows.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReconstructOptions {
+    /// With an NPY body: as `score_estimate` of the JSON body.
+    score_estimate: bool,
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+/// Rows of a body, and what is asked of them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReconstructBody {
+    /// The rows, without missing values.
+    rows: Vec<RowInput>,
+    /// Whether an estimate of the gradient of log p(x) is given for each row, for families that have one.
+    #[serde(default)]
+    score_estimate: bool,
+}
+
+impl PostedRows for ReconstructBody {
+    type Options = ReconstructOptions;
+
+    fn split(self) -> (Vec<RowInput>, ReconstructOptions) {
+        (self.rows, ReconstructOptions { score_estimate: self.score_estimate, format: None })
+    }
+
+    fn format(options: &ReconstructOptions) -> Option<Form> {
+        options.format
+    }
+}
+
+/// What the model makes of rows.
+#[derive(Serialize, ToSchema)]
+pub struct ReconstructionView<'a> {
+    /// One row a row, in the user's units.
+    #[schema(value_type = Vec<Vec<f32>>)]
+    rows: Matrix<'a>,
+    /// The mean squared error of each row, over its prepared numbers.
+    errors: &'a [f32],
+    /// The estimated gradient of log p(x) at each row, up to a positive factor and over its prepared numbers, where it was
+    /// asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<f32>>>)]
+    score_estimates: Option<Matrix<'a>>,
+}
+
+impl IntoResponses for ReconstructionView<'_> {
+    fn responses() -> Documented {
+        answers::documented_rows("ReconstructionView", "Rows and their errors")
+    }
+}
+
+/// Send rows of a dataset, or small inline ones, through the code and back. As PNG: originals over reconstructions.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}/reconstruct",
+    tag = "inference",
+    params(ModelInPath, ReconstructQuery),
+    responses(ReconstructionView, Problem)
+)]
+pub async fn get_reconstruct(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<ReconstructQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let ReconstructQuery { dataset, rows, x, score_estimate, format } = query;
+    let asked = Asked::of(app, id, format, &headers).await?;
+    let rows = Reference { dataset, rows, x }.read(&asked, Missing::Refused).await?;
+    reconstruct(&asked, rows, score_estimate, QUERY).await
+}
+
+/// Send rows through the code and back: what the model makes of them, and the mean squared error of each in prepared units.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/reconstruct", tag = "inference", params(ModelInPath, ReconstructOptions),
+    request_body(content((ReconstructBody = "application/json"), (Vec<u8> = "application/x-npy"))),
+    responses(ReconstructionView, Problem)
+)]
+pub async fn post_reconstruct(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Posted { asked, values, options, place } = posted::<ReconstructBody>(app, id, request).await?;
+    reconstruct(&asked, values, options.score_estimate, place).await
+}
+
+async fn reconstruct(asked: &Asked, rows: Vec<f32>, with_scores: bool, place: Place) -> Result<Response, ApiError> {
+    let count = rows.len() / asked.width();
+    let scores = match with_scores {
+        true => Some(score_estimates(asked, rows.clone(), format!("{place}score_estimate")).await?),
+        false => None,
+    };
+    let originals = (asked.form == Form::Png).then(|| rows.clone());
+    let Answer { values, beside } = asked.ask(Question::Reconstruct(rows)).await?;
+    // A prepared row may be wider than a row, because a category becomes one number a level.
+    let score_estimates = scores.as_ref().map(|values| Matrix { values, width: values.len() / count });
+    let errors = beside.as_deref().unwrap_or_default();
+    answers::rows(asked, &values, originals.as_deref(), |rows| ReconstructionView { rows, errors, score_estimates })
+}
+
+/// Only the network knows whether it has one; where it has none the refusal names the option.
+async fn score_estimates(asked: &Asked, rows: Vec<f32>, pointer: String) -> Result<Vec<f32>, ApiError> {
+    answers::require_json(asked, pointer.clone())?;
+    match asked.app.inference.ask(&asked.model, Question::ScoreEstimate(rows)).await {
+        Ok(answer) => Ok(answer.values),
+        Err(ServingError::Refused(refusal)) if refusal.code == Code::InvalidRequest => {
+            let detail = format!("goes with a family that has one; {}", refusal.detail);
+            Err(Refusal::at(Code::InvalidRequest, pointer, "not_available", detail).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,151 @@
+//! New rows.
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::answers::RowsView;
+use super::bodies::json_body;
+use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, answers, require_passes};
+use crate::domain::id::ModelId;
+use crate::domain::limits::INFERENCE_ROWS;
+use crate::domain::refusal::{Code, Faults};
+use crate::http::App;
+use crate::http::error::{ApiError, Problem};
+use crate::http::extract::{Id, Query, require_json};
+use crate::http::forms::Form;
+use crate::models::Sampling;
+use crate::serving::{Answer, Draw, Question};
+
+/// Steps of a chain when the caller names none.
+const CHAIN_STEPS: u32 = 20;
+
+/// What to draw, and the form of the answer.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SampleQuery {
+    /// How many rows.
+    #[param(minimum = 1, maximum = 65536)]
+    n: usize,
+    /// Which ones: the same seed draws the same rows.
+    seed: u64,
+    /// Scales the draws of the code; below 1 gives more typical rows, above 1 more varied ones.
+    #[param(minimum = 0.0, maximum = 10.0)]
+    temperature: f32,
+    /// Steps of the Markov chain; 20 when left out, 0 for where it starts. Only for families whose `sampling` is `chain`.
+    #[param(minimum = 0, maximum = 10000)]
+    steps: Option<u32>,
+    /// Whether rows are drawn from what the decoder says of their codes. Otherwise they are its means. A chain of one step or
+    /// more gives means.
+    draw: bool,
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+impl Default for SampleQuery {
+    fn default() -> Self {
+        let SampleSpec { n, seed, temperature, steps, draw } = SampleSpec::default();
+        Self { n, seed, temperature, steps, draw, format: None }
+    }
+}
+
+/// What to draw.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleSpec {
+    /// How many rows.
+    #[schema(minimum = 1, maximum = 65536)]
+    n: usize,
+    /// Which ones: the same seed draws the same rows.
+    seed: u64,
+    /// Scales the draws of the code; below 1 gives more typical rows, above 1 more varied ones.
+    #[schema(minimum = 0.0, maximum = 10.0)]
+    temperature: f32,
+    /// Steps of the Markov chain; 20 when left out, 0 for where it starts. Only for families whose `sampling` is `chain`.
+    #[schema(minimum = 0, maximum = 10000)]
+    steps: Option<u32>,
+    /// Whether rows are drawn from what the decoder says of their codes. Otherwise they are its means. A chain of one step or
+    /// more gives means.
+    draw: bool,
+}
+
+impl Default for SampleSpec {
+    fn default() -> Self {
+        Self { n: 16, seed: 0, temperature: 1.0, steps: None, draw: false }
+    }
+}
+
+/// Draw new rows: `?n=16&seed=7`.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}/sample",
+    tag = "inference",
+    params(ModelInPath, SampleQuery),
+    responses(RowsView, Problem)
+)]
+pub async fn get_sample(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<SampleQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let SampleQuery { n, seed, temperature, steps, draw, format } = query;
+    let asked = Asked::of(app, id, format, &headers).await?;
+    sample(&asked, &SampleSpec { n, seed, temperature, steps, draw }, QUERY).await
+}
+
+/// Draw new rows.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/sample", tag = "inference", params(ModelInPath, FormQuery),
+    request_body = SampleSpec, responses(RowsView, Problem)
+)]
+pub async fn post_sample(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<FormQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let asked = Asked::of(app, id, query.format, request.headers()).await?;
+    require_json(request.headers())?;
+    let spec: SampleSpec = json_body(request.into_body()).await?;
+    sample(&asked, &spec, BODY).await
+}
+
+async fn sample(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Response, ApiError> {
+    let mut faults = Faults::new();
+    faults.require_within(&format!("{place}n"), spec.n, 1..=INFERENCE_ROWS);
+    faults.require_within(&format!("{place}temperature"), spec.temperature, 0.0..=10.0);
+    let chain_steps = chain_steps(asked, spec, place, &mut faults);
+    faults.into_result(Code::InvalidRequest)?;
+    Asked::check_answer_size(spec.n, asked.width())?;
+    let (count, seed, temperature, drawn) = (spec.n, spec.seed, spec.temperature, spec.draw);
+    let draw = Draw { count, seed, temperature, chain_steps, drawn };
+    let Answer { values, .. } = asked.ask(Question::Sample(draw)).await?;
+    answers::rows(asked, &values, None, |rows| RowsView { rows })
+}
+
+fn chain_steps(asked: &Asked, spec: &SampleSpec, place: Place, faults: &mut Faults) -> u32 {
+    let pointer = format!("{place}steps");
+    if asked.model.spec.model.sampling() != Sampling::Chain {
+        if spec.steps.is_some() {
+            let detail = format!("goes with a family that samples by a Markov chain; {} does not", asked.family());
+            faults.push(pointer, "conflict", detail);
+        }
+        return 0;
+    }
+    let steps = spec.steps.unwrap_or(CHAIN_STEPS);
+    if spec.draw && steps > 0 {
+        let detail = format!(
+            "goes with `steps` 0 here: {} samples by a Markov chain, which gives the means that its last step drew from",
+            asked.family()
+        );
+        faults.push(format!("{place}draw"), "conflict", detail);
+    }
+    faults.require_within(&pointer, steps, 0..=10_000);
+    require_passes(pointer, spec.n, steps, faults);
+    steps
+}
