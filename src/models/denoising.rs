@@ -115,19 +115,14 @@ impl Network for Denoiser {
         Loss::new(reconstruction.shallow_clone(), vec![("reconstruction", reconstruction)])
     }
 
-    /// Damages a row and draws what it may have been, again and again (Bengio et al., 2013, algorithm 1).
+    /// Damages a row and restores it, again and again (Bengio et al., 2013). The damage alone is random: rows that were drawn around
+    /// what is restored would have noise that the network never saw in training.
     fn chain(&self, start: &Tensor, steps: u32, known: Option<&Tensor>, noise: &Noise) -> Option<Tensor> {
-        let mut state = start.shallow_clone();
-        let mut mean = start.shallow_clone();
-        for step in 0..steps {
+        let walked = (0..steps).fold(start.shallow_clone(), |state, _| {
             let seen = self.corruption.apply(&state, self.level, noise);
-            let outputs = self.outputs(&self.encode(&seen).mean);
-            mean = clamped(self.likelihood().mean(&outputs), start, known);
-            if step + 1 < steps {
-                state = clamped(self.likelihood().draw(&outputs, noise), start, known);
-            }
-        }
-        Some(mean)
+            clamped(self.decode(&self.encode(&seen).mean), start, known)
+        });
+        Some(walked)
     }
 
     /// r(x) - x, which points to where rows are more likely (Vincent, 2011; Alain and Bengio, 2014). With gaussian corruption of
