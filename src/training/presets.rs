@@ -64,7 +64,7 @@ fn table() -> Vec<(&'static str, Rows, &'static str, Value)> {
             json!({
                 "model": {"settings": {"latent": 16}},
                 "network": {"kind": "conv", "channels": [32, 64]},
-                "training": {"epochs": 100},
+                "training": {"epochs": 50},
             }),
         ),
         (
@@ -83,7 +83,7 @@ fn table() -> Vec<(&'static str, Rows, &'static str, Value)> {
             json!({
                 "model": {"settings": {"latent": 32, "corruption": "masking", "level": 0.3}},
                 "network": {"kind": "conv", "channels": [32, 64]},
-                "training": {"epochs": 100},
+                "training": {"epochs": 50},
             }),
         ),
         (
@@ -103,7 +103,7 @@ fn table() -> Vec<(&'static str, Rows, &'static str, Value)> {
                 "model": {"settings": {"latent": 16}},
                 "network": {"kind": "conv", "channels": [32, 64]},
                 "likelihood": "bernoulli",
-                "training": {"epochs": 100},
+                "training": {"epochs": 50},
             }),
         ),
     ]
