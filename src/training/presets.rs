@@ -61,7 +61,7 @@ fn table() -> Vec<(&'static str, Rows, &'static str, Value)> {
             "autoencoder",
             Images,
             "Squeezes images into 16 numbers by convolutions.",
-            json!({"model": {"settings": {"latent": 16}}, "network": {"kind": "conv", "channels": [32, 64], "activation": "silu"}, "likelihood": "bernoulli", "training": {"epochs": 100}}),
+            json!({"model": {"settings": {"latent": 16}}, "network": {"kind": "conv", "channels": [16, 32], "activation": "silu"}, "likelihood": "bernoulli", "training": {"epochs": 100}}),
         ),
         (
             "sparse",
@@ -109,7 +109,7 @@ fn table() -> Vec<(&'static str, Rows, &'static str, Value)> {
             "vae",
             Images,
             "Learns a density of images by convolutions, and draws new ones from 16 normal numbers.",
-            json!({"model": {"settings": {"latent": 16, "beta": 0.5}}, "network": {"kind": "conv", "channels": [32, 64], "activation": "silu"}, "likelihood": "bernoulli", "training": {"epochs": 100}}),
+            json!({"model": {"settings": {"latent": 16, "beta": 0.5}}, "network": {"kind": "conv", "channels": [16, 32], "activation": "silu"}, "likelihood": "bernoulli", "training": {"epochs": 100}}),
         ),
         (
             "helmholtz",
@@ -181,7 +181,7 @@ fn table() -> Vec<(&'static str, Rows, &'static str, Value)> {
             "feed_forward",
             Images,
             "Learns to tell the labels of images by convolutions.",
-            json!({"model": {"settings": {"latent": 64}}, "network": {"kind": "conv", "channels": [32, 64], "dropout": 0.1}, "likelihood": "bernoulli", "training": {"epochs": 40}}),
+            json!({"model": {"settings": {"latent": 64}}, "network": {"kind": "conv", "channels": [16, 32], "dropout": 0.1}, "likelihood": "bernoulli", "training": {"epochs": 40}}),
         ),
     ]
 }

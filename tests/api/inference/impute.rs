@@ -97,12 +97,14 @@ async fn a_table_of_two_columns_is_filled_by_what_the_known_one_says() {
         "network": {"hidden": []},
         "training": {"epochs": 200, "batch_size": 20, "optimizer": {"lr": 0.01}, "seed": 1},
     });
+    // All rows lie on a line, so nothing in them says how the encoder is to lean across it. With this seed it leans so far
+    // that going back and forth alone would lead away.
     let model = app.train(&spec).await;
-    let body = json!({"rows": [{"a": 50}, {"b": 305}, [120, null]], "rounds": 200});
+    let body = json!({"rows": [{"a": 50}, {"b": 455}, [180, null]]});
     let filled = rows(&app.post(&format!("/v1/models/{model}/impute"), &body).await.expect(200)["rows"]);
-    let expected = [[50.0, 155.0], [100.0, 305.0], [120.0, 365.0]];
+    let expected = [[50.0, 155.0], [150.0, 455.0], [180.0, 545.0]];
     for (row, expected) in filled.concat().iter().zip(expected.concat()) {
-        assert!((row - expected).abs() < 0.05 * expected, "{filled:?}");
+        assert!((row - expected).abs() < 0.01 * expected, "{filled:?}");
     }
     app.stop().await;
 }
