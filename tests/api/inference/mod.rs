@@ -13,13 +13,16 @@ use crate::support::{TestApp, npy, short_job};
 
 /// A VAE of the first digits: the dataset, and the address of the model.
 async fn trained(app: &TestApp) -> (String, String) {
-    trained_by(app, "vae").await
+    let dataset = app.upload_digits(200).await;
+    let model = app.train(&short_job(&dataset)).await;
+    (dataset, format!("/v1/models/{model}"))
 }
 
+/// A model of another family, by its default settings.
 async fn trained_by(app: &TestApp, family: &str) -> (String, String) {
     let dataset = app.upload_digits(200).await;
     let mut spec = short_job(&dataset);
-    spec["model"] = json!({"family": family, "settings": {"latent": 3}});
+    spec["model"] = json!({"family": family});
     let model = app.train(&spec).await;
     (dataset, format!("/v1/models/{model}"))
 }

@@ -33,6 +33,25 @@ async fn a_model_without_labels_says_which_families_learn_some() {
 }
 
 #[tokio::test]
+async fn a_family_that_learns_labels_says_where_there_were_none() {
+    let app = TestApp::start().await;
+    let unlabelled = app.upload("", "a,b\n1,2\n3,4\n5,7\n8,1\n").await["id"].as_str().unwrap().to_owned();
+    for family in families() {
+        let spec = json!({"dataset": unlabelled, "model": {"family": family}, "training": {"epochs": 1}});
+        let answer = app.post("/v1/jobs", &spec).await;
+        if ModelSpec::default_of(family).unwrap().labels() == Labels::Required {
+            answer.refuses(422, "invalid_request", &["/dataset"]);
+            continue;
+        }
+        let job = app.wait(answer.expect(202)["id"].as_str().unwrap()).await;
+        let path = format!("/v1/models/{}/predict?x=1,2", job["model_id"].as_str().unwrap());
+        let detail = app.get(&path).await.refuses(422, "invalid_request", &[]);
+        assert!(detail.contains("no label column"), "{detail}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn labels_are_told_with_how_sure_the_model_is() {
     let app = TestApp::start().await;
     for family in families() {
