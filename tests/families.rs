@@ -196,7 +196,7 @@ fn the_loss_falls_on_eight_rows() {
         let rows: Vec<u32> = (0..8).collect();
         let batches = Batches::fit(&digits.rows, &digits.schema, &spec, &rows, Device::Cpu);
         let header = ModelHeader::new(&spec, &digits.schema, batches.preparation().clone(), batches.target().clone());
-        let mut built = header.build(Device::Cpu);
+        let mut built = header.build(Device::Cpu, None);
         let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
         let batch = batches.batch(&rows, &Noise::new(1, Purpose::Binarize, 0, Device::Cpu));
         let mut losses = Vec::new();

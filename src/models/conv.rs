@@ -129,13 +129,15 @@ impl ConvEncoder {
 }
 
 impl ConvDecoder {
-    /// From `inputs` numbers to `image`, mirroring the encoder; with its weights where it is given.
+    /// From `inputs` numbers to `image`, mirroring the encoder; with its weights where it is given. Before training, a channel is around
+    /// the mean of its pixels in `start`, `[pixels]`.
     pub fn build(
         spec: &NetworkSpec,
         image: ImageShape,
         hidden: &[i64],
         inputs: i64,
         tied: Option<&ConvEncoder>,
+        start: &[f32],
         builder: &mut Builder,
     ) -> Self {
         let mut stages = stages(spec, image);
@@ -144,7 +146,8 @@ impl ConvDecoder {
         let widths: Vec<i64> =
             std::iter::once(inputs).chain(hidden.iter().rev().copied()).chain([stages[0].iter().product()]).collect();
         let tied_dense = tied.map(|encoder| encoder.dense.weights());
-        let dense = builder.within("dense", |builder| Mlp::build_tied(&widths, spec, tied_dense.as_deref(), builder));
+        let dense =
+            builder.within("dense", |builder| Mlp::build_tied(&widths, spec, tied_dense.as_deref(), None, builder));
         let last = stages.len() - 2;
         let convolutions = stages
             .windows(2)
@@ -161,7 +164,11 @@ impl ConvDecoder {
                         Some(encoder) => encoder.convolutions[last - position].weight.shallow_clone(),
                         None => recipe.draw("weight", &[inputs, outputs, kernel, kernel], builder),
                     },
-                    bias: builder.constant("bias", &[outputs], 0.0),
+                    bias: if position == last {
+                        builder.given("bias", &[outputs], &channel_means(start, outputs))
+                    } else {
+                        builder.constant("bias", &[outputs], 0.0)
+                    },
                     norm: if position == last { None } else { NormLayer::build(spec.norm, outputs, builder) },
                     block: (spec.residual && position != last).then(|| Block::build(outputs, spec, builder)),
                     output_padding: [missing(1), missing(2)],
@@ -212,6 +219,12 @@ fn restore_leading(flat: &Tensor, leading: &[i64]) -> Tensor {
     flat.view([leading, &[last]].concat().as_slice())
 }
 
+/// The mean of each channel of an image, `[channels * pixels]` to `[channels]`.
+fn channel_means(image: &[f32], channels: i64) -> Vec<f32> {
+    let pixels = (image.len() / channels.max(1) as usize).max(1);
+    image.chunks(pixels).map(|channel| channel.iter().sum::<f32>() / pixels as f32).collect()
+}
+
 impl Block {
     fn build(channels: i64, spec: &NetworkSpec, builder: &mut Builder) -> Self {
         let convolution = |name: &str, builder: &mut Builder| {
@@ -252,7 +265,9 @@ mod tests {
         let mut builder = Builder::new(3, Device::Cpu);
         let encoder = builder.within("encoder", |b| ConvEncoder::build(spec, image, &[6], 4, b));
         let tied = Some(&encoder).filter(|_| spec.tied);
-        let decoder = builder.within("decoder", |b| ConvDecoder::build(spec, image, &[6], 4, tied, b));
+        let decoder = builder.within("decoder", |b| {
+            ConvDecoder::build(spec, image, &[6], 4, tied, &vec![0.5; image.pixels().unwrap()], b)
+        });
         (encoder, decoder, builder.finish().count())
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use utoipa::ToSchema;
 
-use super::likelihood::{Likelihood, Variance};
+use super::likelihood::{Likelihood, Modelled, Variance};
 use super::losses::{known_negative_log, mean};
 use super::network::Plan;
 use super::noise::{Noise, Purpose};
@@ -80,23 +80,23 @@ impl Family for DeepGp {
     fn build(&self, plan: &Plan<'_>, builder: &mut Builder) -> Box<dyn Network> {
         let features = i64::from(self.features);
         let (rows, latent, between) = (plan.width(), i64::from(self.latent), i64::from(self.width));
-        let processes = |name: &str, from: i64, to: i64, builder: &mut Builder| -> Vec<Process> {
-            let inner = std::iter::repeat_n(between, self.layers as usize - 1);
-            let widths: Vec<i64> = std::iter::once(from).chain(inner).chain([to]).collect();
-            let pairs = widths.windows(2).enumerate();
-            pairs
-                .map(|(layer, pair)| {
-                    builder.within(&format!("{name}.{layer}"), |builder| {
-                        Process::build(pair[0], pair[1], features, builder)
-                    })
+        let zeros = |width: i64| vec![0.0; width as usize];
+        let processes = |name: &str, from: i64, last: Vec<f32>, builder: &mut Builder| -> Vec<Process> {
+            let inner = std::iter::repeat_n(zeros(between), self.layers as usize - 1);
+            let mut inputs = from;
+            (inner.chain([last]).enumerate())
+                .map(|(layer, start)| {
+                    let inputs = std::mem::replace(&mut inputs, start.len() as i64);
+                    builder
+                        .within(&format!("{name}.{layer}"), |builder| Process::build(inputs, &start, features, builder))
                 })
                 .collect()
         };
-        let encoder = processes("encoder", rows, latent, builder);
-        let decoder = processes("decoder", latent, rows, builder);
+        let encoder = processes("encoder", rows, zeros(latent), builder);
+        let decoder = processes("decoder", latent, Modelled::starts(plan.columns), builder);
         let head = plan.target.map(|target| {
-            let slots = target.columns.iter().map(|column| column.treatment.slots() as i64).sum();
-            let process = builder.within("head", |builder| Process::build(latent, slots, features, builder));
+            let start = Modelled::starts(target.columns);
+            let process = builder.within("head", |builder| Process::build(latent, &start, features, builder));
             let likelihood = builder
                 .within("head_likelihood", |builder| Likelihood::build(target.likelihood, target.columns, builder));
             (process, likelihood)
@@ -144,14 +144,16 @@ enum Weights<'a> {
 }
 
 impl Process {
-    fn build(inputs: i64, outputs: i64, features: i64, builder: &mut Builder) -> Self {
+    /// Processes around the constants `start`, one for each output.
+    fn build(inputs: i64, start: &[f32], features: i64, builder: &mut Builder) -> Self {
+        let outputs = start.len() as i64;
         Self {
             frequencies: builder.normal_buffer("frequencies", &[inputs, features], 1.0),
             length_drift: builder.constant("length_drift", &[inputs], 0.0),
             amplitude_drift: builder.constant("amplitude_drift", &[1], 0.0),
             means: builder.normal("means", &[2 * features, outputs], 1.0 / (features as f64).sqrt()),
             deviation_drift: builder.constant("deviation_drift", &[2 * features, outputs], 0.0),
-            constant: builder.constant("constant", &[outputs], 0.0),
+            constant: builder.given("constant", &[outputs], start),
             // Rows of standard columns are about sqrt(inputs) apart.
             log_length: 0.5 * (inputs as f64).ln(),
         }
@@ -292,7 +294,7 @@ mod tests {
 
     fn process(features: i64) -> Process {
         let mut builder = Builder::new(4, Device::Cpu);
-        let process = Process::build(2, 3, features, &mut builder);
+        let process = Process::build(2, &[0.0; 3], features, &mut builder);
         let _ = builder.finish();
         process
     }

@@ -191,6 +191,7 @@ mod tests {
             Modelled {
                 kind: LikelihoodKind::Categorical,
                 treatment: Treatment::OneHot { levels: vec![0.0, 1.0, 2.0] },
+                means: Vec::new(),
             },
             Modelled::linear(LikelihoodKind::Gaussian),
         ];

@@ -202,6 +202,9 @@ impl ToSchema for LikelihoodSpec {
     }
 }
 
+/// Frequencies that a decoder starts from are at least this far from 0 and 1.
+const LEAST_MEAN: f32 = 1e-3;
+
 /// A column as a model knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Modelled {
@@ -209,12 +212,38 @@ pub struct Modelled {
     pub kind: LikelihoodKind,
     /// What was done to its values.
     pub treatment: Treatment,
+    /// The means of its prepared values, one a slot, for a network that is yet to be trained; empty where they are not known.
+    pub means: Vec<f32>,
 }
 
 impl Modelled {
     /// A column that is left as it is.
     pub fn linear(kind: LikelihoodKind) -> Self {
-        Self { kind, treatment: Treatment::Linear { shift: 0.0, scale: 1.0, unit: kind.is_unit() } }
+        Self { kind, treatment: Treatment::Linear { shift: 0.0, scale: 1.0, unit: kind.is_unit() }, means: Vec::new() }
+    }
+
+    /// Outputs of a decoder that say no more than the mean of the column, one a slot; 0 where that is not known.
+    ///
+    /// A decoder that starts there need not learn first which columns are nearly always the same, which takes a logit many
+    /// steps.
+    fn start(&self) -> Vec<f32> {
+        let output = |mean: f32| match self.kind {
+            LikelihoodKind::Bernoulli => {
+                let mean = mean.clamp(LEAST_MEAN, 1.0 - LEAST_MEAN);
+                (mean / (1.0 - mean)).ln()
+            }
+            LikelihoodKind::Categorical => mean.max(LEAST_MEAN).ln(),
+            // Thresholds are learned around 0.
+            LikelihoodKind::Ordinal => 0.0,
+            _ => mean,
+        };
+        let known = self.means.iter().copied().map(output);
+        known.chain(std::iter::repeat(0.0)).take(self.treatment.slots()).collect()
+    }
+
+    /// Outputs of a decoder that say no more than the means of `columns`, `[width]`.
+    pub fn starts(columns: &[Self]) -> Vec<f32> {
+        columns.iter().flat_map(Self::start).collect()
     }
 }
 
@@ -238,7 +267,7 @@ impl Likelihood {
     pub fn build(spec: &LikelihoodSpec, columns: &[Modelled], builder: &mut Builder) -> Self {
         let mut members: BTreeMap<LikelihoodKind, (Vec<&Treatment>, Vec<i64>)> = BTreeMap::new();
         let mut width = 0;
-        for Modelled { kind, treatment } in columns {
+        for Modelled { kind, treatment, .. } in columns {
             let (treatments, places) = members.entry(*kind).or_default();
             let slots = treatment.slots() as i64;
             places.extend(width..width + slots);
@@ -328,6 +357,31 @@ mod tests {
     use tch::Device;
 
     #[test]
+    fn a_decoder_starts_at_the_means_of_its_columns() {
+        let unit = Treatment::Linear { shift: 0.0, scale: 1.0, unit: true };
+        let one_hot = Treatment::OneHot { levels: vec![0.0, 1.0, 2.0] };
+        let column = |kind, treatment: &Treatment, means: &[f32]| Modelled {
+            kind,
+            treatment: treatment.clone(),
+            means: means.to_vec(),
+        };
+        let columns = [
+            column(LikelihoodKind::Bernoulli, &unit, &[0.2]),
+            column(LikelihoodKind::Categorical, &one_hot, &[0.5, 0.3, 0.2]),
+            column(LikelihoodKind::Gaussian, &unit, &[0.7]),
+            column(LikelihoodKind::Categorical, &one_hot, &[]),
+        ];
+        let starts = Modelled::starts(&columns);
+        assert_eq!(starts.len(), 8);
+        let likelihood = Likelihood::build(&LikelihoodSpec::default(), &columns, &mut Builder::new(0, Device::Cpu));
+        let told = values(&likelihood.mean(&Tensor::from_slice(&starts).view([1, 8])));
+        let expected = [0.2, 0.5, 0.3, 0.2, 0.7, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0];
+        assert!(told.iter().zip(expected).all(|(told, expected)| (told - expected).abs() < 1e-6), "{told:?}");
+        let always = column(LikelihoodKind::Bernoulli, &unit, &[1.0]);
+        assert!(Modelled::starts(&[always])[0].is_finite());
+    }
+
+    #[test]
     fn a_name_or_an_object_may_be_written() {
         let read = |text: &str| serde_json::from_str::<LikelihoodSpec>(text);
         assert_eq!(read(r#""bernoulli""#).unwrap().kind, LikelihoodKind::Bernoulli);
@@ -346,7 +400,7 @@ mod tests {
     #[test]
     fn columns_of_different_densities_keep_their_places() {
         let linear = Treatment::Linear { shift: 0.0, scale: 1.0, unit: false };
-        let column = |kind, treatment: &Treatment| Modelled { kind, treatment: treatment.clone() };
+        let column = |kind, treatment: &Treatment| Modelled { kind, treatment: treatment.clone(), means: Vec::new() };
         let columns = [
             column(LikelihoodKind::Bernoulli, &linear),
             column(LikelihoodKind::Gaussian, &linear),

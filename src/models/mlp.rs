@@ -45,11 +45,18 @@ pub struct Mlp {
 impl Mlp {
     /// Layers of the given widths, input first and output last.
     pub fn build(widths: &[i64], spec: &NetworkSpec, builder: &mut Builder) -> Self {
-        Self::build_tied(widths, spec, None, builder)
+        Self::build_tied(widths, spec, None, None, builder)
     }
 
-    /// The same with the weights of an encoder, given from its first layer on, in the place of weights of its own.
-    pub fn build_tied(widths: &[i64], spec: &NetworkSpec, tied: Option<&[Tensor]>, builder: &mut Builder) -> Self {
+    /// The same with the weights of an encoder, given from its first layer on, in the place of weights of its own,
+    /// and with biases of the last layer to start from, else 0.
+    pub fn build_tied(
+        widths: &[i64],
+        spec: &NetworkSpec,
+        tied: Option<&[Tensor]>,
+        start: Option<&[f32]>,
+        builder: &mut Builder,
+    ) -> Self {
         let last = widths.len() - 2;
         let layers = widths
             .windows(2)
@@ -66,7 +73,10 @@ impl Mlp {
                     let block = spec.residual && !is_last;
                     Layer {
                         weight,
-                        bias: builder.constant("bias", &[outputs], 0.0),
+                        bias: match start {
+                            Some(start) if is_last => builder.given("bias", &[outputs], start),
+                            _ => builder.constant("bias", &[outputs], 0.0),
+                        },
                         norm: if is_last { None } else { NormLayer::build(spec.norm, outputs, builder) },
                         block: block.then(|| builder.within("block", |builder| Block::build(outputs, spec, builder))),
                     }
@@ -254,7 +264,7 @@ mod tests {
         let mut builder = Builder::new(3, Device::Cpu);
         let encoder = Mlp::build(&[4, 3, 2], &spec, &mut builder);
         let weights = encoder.weights();
-        let decoder = builder.within("d", |b| Mlp::build_tied(&[2, 3, 4], &spec, Some(&weights), b));
+        let decoder = builder.within("d", |b| Mlp::build_tied(&[2, 3, 4], &spec, Some(&weights), None, b));
         let parameters = builder.finish();
         assert_eq!(parameters.count(), 4 * 3 + 3 + 3 * 2 + 2 + 3 + 4);
         let z = Tensor::from_slice(&[0.3_f32, -0.8]).view([1, 2]);

@@ -358,20 +358,21 @@ impl Plan<'_> {
     /// Layers from `inputs` numbers to the output of a decoder, the encoder's mirrored: `[..., inputs]` to `[..., width]`.
     ///
     /// With tied weights they are those of `encoder`; of a first layer that tells more than the code, such as its variance too,
-    /// the first `inputs` rows.
+    /// the first `inputs` rows. Before training it tells the means of the columns, as far as they are known.
     pub fn decoder(&self, name: &str, inputs: i64, encoder: &Body, builder: &mut Builder) -> Body {
         let tied = Some(encoder).filter(|_| self.network.tied);
+        let start = Modelled::starts(self.columns);
         builder.within(name, |builder| match (self.network.kind, self.image) {
             (NetworkKind::Conv, Some(image)) => {
                 let tied = tied.and_then(Body::as_conv);
-                Body::Decoder(ConvDecoder::build(self.network, image, &self.hidden(), inputs, tied, builder))
+                Body::Decoder(ConvDecoder::build(self.network, image, &self.hidden(), inputs, tied, &start, builder))
             }
             _ => {
                 let hidden = self.hidden();
                 let widths: Vec<i64> =
                     std::iter::once(inputs).chain(hidden.into_iter().rev()).chain([self.width()]).collect();
                 let tied = tied.and_then(Body::as_mlp).map(Mlp::weights);
-                Body::Mlp(Mlp::build_tied(&widths, self.network, tied.as_deref(), builder))
+                Body::Mlp(Mlp::build_tied(&widths, self.network, tied.as_deref(), Some(&start), builder))
             }
         })
     }

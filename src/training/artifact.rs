@@ -55,10 +55,15 @@ impl ModelHeader {
         }
     }
 
-    /// The network that this header describes, with its first weights.
-    pub fn build(&self, device: Device) -> BuiltNetwork {
+    /// The network that this header describes, with its first weights, which are better where the `means` of prepared training
+    /// rows are known, `[width]`.
+    pub fn build(&self, device: Device, means: Option<&[f32]>) -> BuiltNetwork {
         let spec = &self.spec;
-        let columns = modelled(&spec.likelihood, self.columns.iter(), &self.preparation.columns);
+        let mut columns = modelled(&spec.likelihood, self.columns.iter(), &self.preparation.columns);
+        let mut rest = means.unwrap_or_default().iter().copied();
+        for column in &mut columns {
+            column.means = rest.by_ref().take(column.treatment.slots()).collect();
+        }
         let labels = modelled(&spec.target, self.labels.iter(), &self.target.columns);
         let mut builder = Builder::new(spec.training.seed, device);
         let network = assemble(spec, self.shape, &columns, &labels, &mut builder);
@@ -155,7 +160,7 @@ impl TrainedModel {
                     .ok_or_else(|| content("the sampler does not fit the width of the code"))?,
             ),
         };
-        let mut built = header.build(device);
+        let mut built = header.build(device, None);
         if built.parameters.named_count() != bundle.tensors.len() {
             return Err(content("the file holds other tensors than its spec describes"));
         }

@@ -9,6 +9,7 @@ use crate::data::dataset::Schema;
 use crate::data::preparation::{Preparation, ScalingSpec};
 use crate::data::rows::RowFile;
 use crate::models::noise::{Noise, Purpose, generator};
+use crate::models::parameters::values;
 
 /// Rows of a dataset as a model sees them.
 pub struct Batches<'a> {
@@ -22,6 +23,9 @@ pub struct Batches<'a> {
     binarize: Binarize,
     device: Device,
 }
+
+/// Rows that are in memory at once while their mean is taken.
+const MEAN_ROWS: usize = 4096;
 
 /// Some rows.
 pub struct Batch {
@@ -87,6 +91,16 @@ impl<'a> Batches<'a> {
             }
         }
         self.to_tensor(&prepared, indices.len(), width)
+    }
+
+    /// Means of the prepared features of some rows, `[width]`.
+    pub fn means(&self, indices: &[u32]) -> Vec<f32> {
+        let width = self.preparation.prepared_width() as i64;
+        let mut sum = Tensor::zeros([width], (Kind::Double, self.device));
+        for block in indices.chunks(MEAN_ROWS) {
+            sum += self.tensor(block).sum_dim_intlist([0].as_slice(), false, Kind::Double);
+        }
+        values(&(sum / indices.len().max(1) as f64).to_kind(Kind::Float))
     }
 
     /// Features and labels of some rows, the features made 0 or 1 where the job asks for it.

@@ -210,7 +210,7 @@ pub(super) fn sketched<'a>(spec: &LikelihoodSpec, columns: impl Iterator<Item = 
                 Wanted::LogCount => Treatment::LogCount { shift: 0.0, scale: 1.0 },
                 Wanted::Scaled | Wanted::Unit => Treatment::Linear { shift: 0.0, scale: 1.0, unit: false },
             };
-            Modelled { kind, treatment }
+            Modelled { kind, treatment, means: Vec::new() }
         })
         .collect()
 }
@@ -223,6 +223,10 @@ pub(super) fn modelled<'a>(
 ) -> Vec<Modelled> {
     columns
         .zip(treatments)
-        .map(|(column, treatment)| Modelled { kind: spec.kind_of(&column.name), treatment: treatment.clone() })
+        .map(|(column, treatment)| Modelled {
+            kind: spec.kind_of(&column.name),
+            treatment: treatment.clone(),
+            means: Vec::new(),
+        })
         .collect()
 }

@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
         let split = spec.split.divide(rows.len(), label.as_ref().map(|label| label as &dyn Fn(usize) -> f32));
         let batches = Batches::fit(rows, schema, spec, &split.train, device);
         let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
-        let mut built = header.build(device);
+        let mut built = header.build(device, Some(&batches.means(&split.train)));
         let parts = built.network.turns().iter().map(|turn| built.parameters.part(turn.moves)).collect();
         let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
         let mut state = RunState {
