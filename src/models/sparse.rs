@@ -7,7 +7,7 @@
 //! The `l1` penalty is -log p(h) of the Laplace prior p(h_i) = weight/2 e^(-weight |h_i|) less its constant (Olshausen and
 //! Field, 1996); the part `joint` is -log p(x, h) with the constant. `kl` holds each unit to a rate (Ng, 2011). `top_k` keeps so
 //! many units of each row (Makhzani and Frey, 2014). Its auxiliary loss has units that have not been used for some time restore
-//! rows by themselves, so that they come back to life (after Gao et al., 2024).
+//! what the others leave, so that they come back to life (Gao et al., 2024), and draws up those that no row reaches.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -125,16 +125,19 @@ impl SparseNetwork {
         (raw, code)
     }
 
-    /// The loss of dead units that restore the row by themselves: half the squared error in prepared units.
-    ///
-    /// What the live units leave (the target of the paper) is so little that units trained on it never come to the size of those
-    /// that are kept; on the whole row they do.
-    fn auxiliary(&self, x: &Tensor, raw: &Tensor, dead: &Tensor, step: &Step<'_>) -> Tensor {
-        // Live units get the least value there is, of which nothing is left above zero.
+    /// The loss of dead units that restore what the others leave: half the squared error in prepared units; and how far each is
+    /// below zero for the row that is nearest to it, without which a unit that no row reaches would never learn (after
+    /// Anthropic's pre-act loss, 2025).
+    fn auxiliary(&self, raw: &Tensor, rest: &Tensor, dead: &Tensor, step: &Step<'_>) -> Tensor {
+        let half = (i64::from(self.settings.latent) / 2).max(1);
+        // Alive units get the least value there is, of which nothing is left above zero.
         let candidates = raw.where_self(dead, &Tensor::from(f32::MIN));
-        let code = greatest(&candidates, i64::from(self.settings.active));
-        let outputs = self.inner.decoder.forward(&code, Some(&Step { training: false, ..*step }));
-        mean(&(sum_columns(&(self.inner.likelihood.mean(&outputs) - x).square()) * 0.5))
+        let code = greatest(&candidates, half.min(4 * i64::from(self.settings.active)));
+        let none = code.zeros_like();
+        let decode = |code: &Tensor| self.inner.decoder.forward(code, Some(&Step { training: false, ..*step }));
+        let restored = decode(&code) - decode(&none);
+        let below = raw.amax([0].as_slice(), false).clamp_max(0.0) * dead.to_kind(Kind::Float);
+        mean(&(sum_columns(&(restored - rest).square()) * 0.5)) - below.sum(Kind::Float)
     }
 
     /// Units that have gone unused for so long, as flags `[latent]`.
@@ -194,8 +197,9 @@ impl Network for SparseNetwork {
                 (total.shallow_clone(), total)
             }
             SparsePenalty::TopK => {
+                let rest = (x - self.inner.likelihood.mean(&outputs)).detach();
                 let dead = self.dead();
-                let auxiliary = self.auxiliary(x, &raw, &dead, step);
+                let auxiliary = self.auxiliary(&raw, &rest, &dead, step);
                 if step.training {
                     self.note_use(&code);
                 }
@@ -308,9 +312,10 @@ mod tests {
         assert_eq!(parameters.snapshot().buffers, [5.0, 5.0, 0.0, 0.0]);
         let (total, parts) = loss(&*network, false);
         assert_eq!(parameters.snapshot().buffers, [5.0, 5.0, 0.0, 0.0], "validation must not count");
-        // Dead units give 1 and .5, and 0 and .25, of which one is kept; each column of what they restore is half of that.
-        let square = |row: [f64; 2], restored: f64| row.iter().map(|x| 0.5 * (restored - x).powi(2)).sum::<f64>();
-        let auxiliary = (square([1.0, 0.5], 0.5) + square([-2.0, 0.25], 0.125)) / 2.0;
+        // Rests are x less half the code: [1, .5] - 1.25 and [-2, .25] - 1. Dead units give 1 and .5, and 0 and .25, of which
+        // two may be kept; each column of what they restore is half their sum.
+        let square = |rest: [f64; 2], restored: f64| rest.iter().map(|x| 0.5 * (restored - x).powi(2)).sum::<f64>();
+        let auxiliary = (square([-0.25, -0.75], 0.75) + square([-3.0, -0.75], 0.125)) / 2.0;
         assert!((parts["auxiliary"] - auxiliary).abs() < 1e-5, "{parts:?} {auxiliary}");
         assert!((total - (parts["reconstruction"] + 0.5 * auxiliary)).abs() < 1e-5);
     }
