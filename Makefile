@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ bench: build ## training speed beside PyTorch, start, memory, size (fetches PyTo
 
 bench-quality: build ## figures that a right implementation reaches, beside their bars
 	@$(PYTHON) bench/quality.py
+
+pictures: build ## train every family on the digits in demo/ and draw what came of it into docs/pictures/
+	@$(PYTHON) scripts/pictures.py
 
 clean: ## remove what was built and fetched
 	rm -rf target .libtorch .bench demo-output

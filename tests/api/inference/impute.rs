@@ -48,7 +48,10 @@ async fn gaps_come_as_null_as_nan_by_name_or_out_of_a_dataset() {
     let post = async |body: Value| app.post(&format!("{model}/impute"), &body).await;
     let expected = post(json!({"rows": given})).await.expect(200);
     assert_eq!(expected, post(json!({"rows": given, "rounds": 20, "seed": 0})).await.expect(200));
-    assert_ne!(expected, post(json!({"rows": given, "rounds": 1})).await.expect(200));
+    // More rounds make a difference, though not to every row: one that came back best at first stays as it was.
+    let many: Vec<_> = pixels(&app, &dataset, 50).await.iter().map(|row| gapped(row)).collect();
+    let after = async |rounds: u32| post(json!({"rows": many, "rounds": rounds})).await.expect(200);
+    assert_ne!(after(1).await, after(20).await);
 
     let columns = app.get(&model).await.expect(200)["columns"].clone();
     let names: Vec<&str> = columns.as_array().unwrap().iter().map(|column| column["name"].as_str().unwrap()).collect();
