@@ -126,9 +126,11 @@ WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
 
 def contractive_contracts(latente):
     """Digits, 8 codes. The squared norm of the Jacobian on test rows for five weights of the penalty, which must fall from each to
-    the next; and the accuracy of a logistic regression (scikit-learn) on codes beside one on 8 principal components, both
-    fitted on the same 80 % and tested on the same 20 % of the rows, as the mean over three such splits. Its weight, of those
-    five, has the best accuracy by cross-validation within the training rows of the first split."""
+    the next; and how well digits are told by the codes beside 8 principal components, by a logistic regression and by five
+    nearest neighbours (scikit-learn), fitted on the same 80 % and tested on the same 20 % of the rows, as the mean over three such
+    splits. The weight, of those five, has the best accuracy by cross-validation within the training rows of the first split. The
+    .9528 of the bar is what five nearest neighbours reach on 8 principal components (train_test_split, stratified, random_state
+    0); no linear probe of those comes near it, so each probe is compared with its like."""
     python = harness.python_with("numpy", "scikit-learn")
     norms, probes, best = [], [], WEIGHTS[0]
     with tempfile.TemporaryDirectory() as directory, harness.server(latente) as server:
@@ -149,12 +151,15 @@ def contractive_contracts(latente):
                 best = max(WEIGHTS, key=lambda weight: tried[weight]["within"])
             probes.append(tried[best])
     falls = all(later < earlier for earlier, later in zip(norms, norms[1:]))
-    ours, pca = (statistics.mean(probe[name] for probe in probes) for name in ("codes", "pca"))
+    ours, pca, near, pca_near = (statistics.mean(probe[name] for probe in probes)
+                                 for name in ("codes", "pca", "codes_neighbours", "pca_neighbours"))
     return [
         Row("contractive: squared Jacobian norm for weights " + ", ".join(map(str, WEIGHTS)),
             ", ".join(f"{norm:.3f}" for norm in norms), "falling", falls),
         Row(f"contractive: linear probe of 8 codes (weight {best})", f"{ours:.4f} beside PCA's {pca:.4f}",
-            "above PCA's and above .9528", ours > max(pca, 0.9528)),
+            "above PCA's", ours > pca),
+        Row(f"contractive: nearest neighbours by 8 codes (weight {best})", f"{near:.4f} beside PCA's {pca_near:.4f}",
+            "above PCA's and above .9528", near > max(pca_near, 0.9528)),
     ]
 
 
