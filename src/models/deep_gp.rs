@@ -3,10 +3,12 @@
 //! loss = E_q[-log p(x given g(f(x)))] + KL(q(W) || N(0, I)) / rows, layer(x) = Φ(x) W
 //!        (Cutajar, Bonilla, Michiardi and Filippone, 2017)
 //!
-//! Φ(x) = sqrt(σ²/D) [cos(xΩ), sin(xΩ)] with D random frequencies Ω ~ N(0, 1/ℓ²) stands for the kernel
-//! σ² exp(-‖x - x'‖² / 2ℓ²) (Rahimi and Recht, 2008); the directions stay, σ and a length ℓ for each input are learned. Weights
-//! have a normal posterior each. A layer's output for a row is drawn directly, with mean ΦM and variance Φ²S (Kingma, Salimans and
-//! Welling, 2015). Where there is no data the posterior stays the prior, so that what is told there has a wide spread.
+//! Φ(x) = [sqrt(σ²/D) cos(xΩ), sqrt(σ²/D) sin(xΩ), τx] with D random frequencies Ω ~ N(0, 1/ℓ²) stands for the kernel
+//! σ² exp(-‖x - x'‖² / 2ℓ²) + Σ τ² x x' (Rahimi and Recht, 2008, for the first term; the second, exact, is Bayesian linear
+//! regression, so that a process holds what is linear without spending frequencies on it). The directions stay; σ, and for each
+//! input a length ℓ and a slope τ, are learned. Weights have a normal posterior each. A layer's output for a row is drawn
+//! directly, with mean ΦM and variance Φ²S (Kingma, Salimans and Welling, 2015). Where there is no data the posterior of a
+//! frequency stays the prior and the spread of the slopes grows with the distance, so that what is told there has a wide spread.
 //!
 //! The network's own layers are not used: hidden layers are processes too. With label columns, one more process tells them
 //! from the code.
@@ -113,9 +115,11 @@ struct Process {
     length_drift: Tensor,
     /// How far the logarithm of σ² has moved, `[1]`.
     amplitude_drift: Tensor,
-    /// Means of the weights, `[2 * features, outputs]`.
+    /// How far the logarithms of τ² have moved, `[inputs]`.
+    slope_drift: Tensor,
+    /// Means of the weights, `[2 * features + inputs, outputs]`.
     means: Tensor,
-    /// How far the logarithms of their deviations have moved, `[2 * features, outputs]`.
+    /// How far the logarithms of their deviations have moved, `[2 * features + inputs, outputs]`.
     deviation_drift: Tensor,
     /// What the processes are around, `[outputs]`.
     constant: Tensor,
@@ -147,25 +151,28 @@ impl Process {
     /// Processes around the constants `start`, one for each output.
     fn build(inputs: i64, start: &[f32], features: i64, builder: &mut Builder) -> Self {
         let outputs = start.len() as i64;
+        let weights = 2 * features + inputs;
         Self {
             frequencies: builder.normal_buffer("frequencies", &[inputs, features], 1.0),
             length_drift: builder.constant("length_drift", &[inputs], 0.0),
             amplitude_drift: builder.constant("amplitude_drift", &[1], 0.0),
-            means: builder.normal("means", &[2 * features, outputs], 1.0 / (features as f64).sqrt()),
-            deviation_drift: builder.constant("deviation_drift", &[2 * features, outputs], 0.0),
+            slope_drift: builder.constant("slope_drift", &[inputs], 0.0),
+            means: builder.normal("means", &[weights, outputs], 1.0 / (features as f64).sqrt()),
+            deviation_drift: builder.constant("deviation_drift", &[weights, outputs], 0.0),
             constant: builder.given("constant", &[outputs], start),
-            // Rows of standard columns are about sqrt(inputs) apart.
+            // Rows of standard columns are about sqrt(inputs) from their mean and from each other.
             log_length: 0.5 * (inputs as f64).ln(),
         }
     }
 
-    /// Φ(x), `[..., inputs]` to `[..., 2 * features]`.
+    /// Φ(x), `[..., inputs]` to `[..., 2 * features + inputs]`.
     fn features(&self, x: &Tensor) -> Tensor {
         let drift = |drift: &Tensor| (drift * KERNEL_UNIT).clamp(-KERNEL_RANGE, KERNEL_RANGE);
         let lengths = (drift(&self.length_drift) + self.log_length).exp();
         let phases = (x / lengths).matmul(&self.frequencies);
         let amplitude = (drift(&self.amplitude_drift) * 0.5).exp() / (self.frequencies.size()[1] as f64).sqrt();
-        Tensor::cat(&[phases.cos(), phases.sin()], -1) * amplitude
+        let slopes = ((drift(&self.slope_drift)) * 0.5 - self.log_length).exp();
+        Tensor::cat(&[phases.cos() * &amplitude, phases.sin() * &amplitude, x * slopes], -1)
     }
 
     fn log_deviations(&self) -> Tensor {
@@ -305,9 +312,11 @@ mod tests {
         let x = Tensor::from_slice(&[0.4_f32, -1.0, 1.3, 0.8]).view([2, 2]);
         let features = process.features(&x);
         let kernel = values(&features.matmul(&features.transpose(0, 1)));
-        // Lengths start at sqrt(2), so k = exp(-‖x - x'‖² / 4).
+        // Lengths start at sqrt(2) and slopes at its inverse, so k = exp(-‖x - x'‖² / 4) + x x' / 2.
         let apart = 0.9_f64.powi(2) + 1.8_f64.powi(2);
-        for (found, expected) in kernel.iter().zip([1.0, (-apart / 4.0).exp(), (-apart / 4.0).exp(), 1.0]) {
+        let [first, both, second] = [0.16 + 1.0, 0.52 - 0.8, 1.69 + 0.64].map(|product: f64| product / 2.0);
+        let between = (-apart / 4.0).exp() + both;
+        for (found, expected) in kernel.iter().zip([1.0 + first, between, between, 1.0 + second]) {
             assert!((f64::from(*found) - expected).abs() < 0.02, "{kernel:?}");
         }
     }
@@ -323,20 +332,20 @@ mod tests {
             let expected: f64 =
                 features.iter().enumerate().map(|(f, phi)| phi * f64::from(means[f * 3 + output])).sum();
             assert!((f64::from(values(&mean)[output]) - expected).abs() < 1e-5);
-            // Deviations start at e^-3, and the squares of cosines and sines sum to 1.
-            assert!((f64::from(values(&variance)[output]) - (-6_f64).exp()).abs() < 1e-6);
+            // Deviations start at e^-3; the squares of cosines and sines sum to 1, those of x to 1.16, with slopes of 1/2.
+            assert!((f64::from(values(&variance)[output]) - 1.58 * (-6_f64).exp()).abs() < 1e-6);
         }
         let noise = Noise::new(0, Purpose::Training, 0, Device::Cpu);
         let drawn = process.forward(&repeated(&x, 20_000), Weights::Drawn(&noise));
         let deviation = values(&drawn.std_dim([0].as_slice(), false, false));
-        assert!(deviation.iter().all(|deviation| (f64::from(*deviation) / (-3_f64).exp() - 1.0).abs() < 0.03));
+        assert!(deviation.iter().all(|deviation| (f64::from(*deviation) / (1.58_f64.sqrt() * (-3_f64).exp()) - 1.0).abs() < 0.03));
     }
 
     #[test]
     fn the_kl_of_the_weights_is_the_closed_form() {
         let process = process(4);
         let means: f64 = values(&process.means).iter().map(|mean| f64::from(mean * mean)).sum();
-        let count = 24.0;
+        let count = 30.0;
         let expected = 0.5 * means + count * (0.5 * ((-6_f64).exp() - 1.0) + 3.0);
         assert!((process.kl().double_value(&[]) - expected).abs() < 1e-3);
     }
