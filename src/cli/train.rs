@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::data::dataset::Role;
 use crate::data::{Format, IngestSpec, ingest};
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
@@ -23,7 +24,7 @@ const MOST_BYTES: u64 = 1 << 40;
 /// Train a model without a server.
 #[derive(Args, Debug)]
 pub(super) struct Train {
-    /// The file: CSV (plain or gzip) or NPY.
+    /// The file, in any format that can be uploaded.
     file: PathBuf,
     /// The model file to write (safetensors).
     #[arg(long, short, default_value = "model.safetensors")]
@@ -46,18 +47,42 @@ pub(super) struct Train {
     /// Everything random depends on it.
     #[arg(long)]
     seed: Option<u64>,
-    /// `csv` or `npy`; found by content when left out.
+    /// The format; found by content when left out.
     #[arg(long)]
     format: Option<String>,
+    /// A column that is fed to the model; when some are named, the others are not. May be repeated.
+    #[arg(long, value_name = "COLUMN")]
+    feature: Vec<String>,
     /// A column that is kept as a label and not fed to the model. May be repeated.
     #[arg(long, value_name = "COLUMN")]
     label: Vec<String>,
     /// A column that is left out. May be repeated.
     #[arg(long, value_name = "COLUMN")]
     ignore: Vec<String>,
+    /// A column that says which row this is. May be repeated.
+    #[arg(long, value_name = "COLUMN")]
+    id: Vec<String>,
+    /// What the values of a column are, such as `sex:categorical`. May be repeated.
+    #[arg(long, value_name = "COLUMN:KIND")]
+    kind: Vec<String>,
+    /// The levels of a category in their order, such as `size:small,large`. May be repeated.
+    #[arg(long, value_name = "COLUMN:LEVEL,LEVEL")]
+    levels: Vec<String>,
+    /// A text or number that stands for a missing value. May be repeated.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    missing: Vec<String>,
+    /// What stands between the cells of a text; found when left out.
+    #[arg(long)]
+    delimiter: Option<String>,
+    /// The decimal sign of a text; found when left out.
+    #[arg(long)]
+    decimal: Option<String>,
     /// The image that the columns are the pixels of, such as 8x8.
     #[arg(long)]
     shape: Option<String>,
+    /// The size that images of files are brought to, such as 28x28.
+    #[arg(long)]
+    resize: Option<String>,
     /// Threads of one operation. [default: the cores]
     #[arg(long, env = "LATENTE_THREADS")]
     threads: Option<usize>,
@@ -70,21 +95,36 @@ pub(super) struct Train {
 }
 
 impl Train {
+    fn ingest_spec(&self) -> Result<IngestSpec, String> {
+        let mut spec = IngestSpec { missing: self.missing.clone(), ..IngestSpec::default() };
+        spec.format =
+            self.format.as_deref().map(Format::parse).transpose().map_err(|fault| format!("--format {fault}"))?;
+        let roles = [
+            (&self.feature, Role::Feature),
+            (&self.label, Role::Label),
+            (&self.id, Role::Id),
+            (&self.ignore, Role::Ignore),
+        ];
+        for (names, role) in roles {
+            spec = spec.with_role(role, names.iter().map(String::as_str));
+        }
+        self.kind.iter().try_for_each(|text| spec.say_kind(text)).map_err(|fault| format!("--kind {fault}"))?;
+        self.levels.iter().try_for_each(|text| spec.say_levels(text)).map_err(|fault| format!("--levels {fault}"))?;
+        let delimiter = self.delimiter.iter().try_for_each(|text| spec.say_delimiter(text));
+        delimiter.map_err(|fault| format!("--delimiter {fault}"))?;
+        self.decimal
+            .iter()
+            .try_for_each(|text| spec.say_decimal(text))
+            .map_err(|fault| format!("--decimal {fault}"))?;
+        spec.image = self.shape.as_deref().map(str::parse).transpose()?;
+        spec.resize = self.resize.as_deref().map(str::parse).transpose()?;
+        Ok(spec)
+    }
+
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scratch = tempfile::tempdir()?;
         let rows_path = scratch.path().join("rows.f32");
-        let ingest_spec = IngestSpec {
-            format: self
-                .format
-                .as_deref()
-                .map(Format::parse)
-                .transpose()
-                .map_err(|fault| anyhow!("--format {fault}"))?,
-            labels: self.label.clone(),
-            ignored: self.ignore.clone(),
-            image: self.shape.as_deref().map(str::parse).transpose().map_err(|fault: String| anyhow!(fault))?,
-            ..IngestSpec::default()
-        };
+        let ingest_spec = self.ingest_spec().map_err(|fault| anyhow!(fault))?;
         let source = self.file.clone();
         let target = rows_path.clone();
         let ingested = tokio::task::spawn_blocking(move || ingest(&source, &target, &ingest_spec, MOST_BYTES))

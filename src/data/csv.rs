@@ -1,42 +1,125 @@
-//! Comma-separated text, with or without a header, plain or gzip, in UTF-8.
+//! Separated text: commas, semicolons, tabs or bars; with or without a header; plain, gzip or zstd; UTF-8 or UTF-16.
 //!
-//! Cells are numbers; empty ones and the usual markers (`NA`, `NaN`, `null`, `none`, `?`) are missing values. Faults name the line, and
-//! up to a score of them are reported together.
+//! What separates the cells, whether a comma is the decimal sign and whether the first line holds names is found in the
+//! first rows, unless the caller says. Faults name the line, and up to a score of them are reported together.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::Read;
+
+use super::sink::{Field, Holds, Sink};
+use super::text::{Text, refuse, wrong};
+use super::words::Words;
+use super::{DataError, Header};
+use crate::domain::refusal::{Code, Faults};
+
 use std::path::Path;
 
-use super::rows::too_large;
-use super::{DataError, Header, Sink};
-use crate::domain::limits::LINE_BYTES;
-use crate::domain::refusal::{Code, Faults, Refusal};
-
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-const UTF8_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+const DELIMITERS: [u8; 4] = *b",;\t|";
+/// Rows that are looked at to find how a text is written.
+const SAMPLE_ROWS: usize = 200;
 
 pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
-    let mut raw = BufReader::with_capacity(1 << 18, File::open(source)?);
-    let plain: Box<dyn Read> = if raw.fill_buf()?.starts_with(&GZIP) {
-        Box::new(flate2::bufread::MultiGzDecoder::new(raw))
-    } else {
-        Box::new(raw)
+    let text = Text::open(source, sink.most_bytes)?;
+    let sample = Sample::of(&text, sink.spec.delimiter);
+    if sink.spec.decimal.is_none() && sample.has_decimal_commas() {
+        sink.say_decimal_comma();
+    }
+    let named = match sink.spec.header {
+        Header::Present => true,
+        Header::Absent => false,
+        Header::Auto => sample.has_header(sink.words()),
     };
-    // Text is longer than the rows it makes only by so much: a number of 32 bits seldom takes more than sixteen characters.
-    let bounded = Bounded { inner: plain, left: sink.most_bytes.saturating_mul(4), line: 0, fault: None };
-    let mut text = BufReader::with_capacity(1 << 18, bounded);
-    let start = text.fill_buf().map_err(|error| wrong_bytes(error, sink.most_bytes))?;
-    if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
-        return Err(refuse("/", "not_utf8", "the text is UTF-16; save it as UTF-8"));
+    let most_bytes = text.most_bytes();
+    let reader = builder(sample.delimiter).from_reader(text.reader());
+    Table { reader, most_bytes }.read(named, sink)
+}
+
+fn builder(delimiter: u8) -> csv::ReaderBuilder {
+    let mut builder = csv::ReaderBuilder::new();
+    builder.has_headers(false).flexible(true).delimiter(delimiter).buffer_capacity(1 << 16);
+    builder
+}
+
+/// The first rows, cut by the likeliest delimiter.
+struct Sample {
+    delimiter: u8,
+    rows: Vec<Vec<Vec<u8>>>,
+}
+
+impl Sample {
+    fn of(text: &Text, delimiter: Option<u8>) -> Self {
+        let cut = |delimiter| Self::cut(&text.head, text.is_whole, delimiter);
+        if let Some(delimiter) = delimiter {
+            return cut(delimiter);
+        }
+        // The one that gives the most rows of one width, of more than one cell; the earlier of equals.
+        let mut best = cut(DELIMITERS[0]);
+        for delimiter in &DELIMITERS[1..] {
+            let other = cut(*delimiter);
+            if other.score() > best.score() {
+                best = other;
+            }
+        }
+        best
     }
-    if start.contains(&0) {
-        return Err(refuse("/", "not_text", "the file is neither CSV text nor another format that is known"));
+
+    fn cut(head: &[u8], is_whole: bool, delimiter: u8) -> Self {
+        let mut rows: Vec<Vec<Vec<u8>>> = builder(delimiter)
+            .from_reader(head)
+            .byte_records()
+            .map_while(Result::ok)
+            .take(SAMPLE_ROWS)
+            .map(|record| record.iter().map(<[u8]>::to_vec).collect())
+            .collect();
+        // The last row of a part may be cut in the middle.
+        if !is_whole && rows.len() > 1 && rows.len() < SAMPLE_ROWS {
+            rows.pop();
+        }
+        Self { delimiter, rows }
     }
-    if start.starts_with(&UTF8_MARK) {
-        text.consume(UTF8_MARK.len());
+
+    /// Share of the rows that are as wide as the first, when that is more than one cell wide; then the width.
+    fn score(&self) -> (usize, usize) {
+        let width = self.rows.first().map_or(0, Vec::len);
+        if width < 2 {
+            return (0, 0);
+        }
+        let alike = self.rows.iter().filter(|row| row.len() == width).count();
+        (alike * 100 / self.rows.len(), width)
     }
-    let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
-    Table { reader, most_bytes: sink.most_bytes }.read(sink)
+
+    /// Whether numbers are written with a comma and none with a point.
+    fn has_decimal_commas(&self) -> bool {
+        let written = |sign: char| {
+            move |cell: &&Vec<u8>| {
+                let text = String::from_utf8_lossy(cell);
+                text.trim().trim_start_matches(['-', '+']).split_once(sign).is_some_and(|(whole, rest)| {
+                    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+                    digits(whole) && digits(rest)
+                })
+            }
+        };
+        let cells = || self.rows.iter().flatten();
+        self.delimiter != b',' && cells().any(|cell| written(',')(&cell)) && !cells().any(|cell| written('.')(&cell))
+    }
+
+    /// Whether the first row holds names: a text over a column of numbers says so, and where there are no numbers that none of
+    /// its texts comes again below.
+    fn has_header(&self, words: &Words) -> bool {
+        let Some((first, below)) = self.rows.split_first() else { return false };
+        let is_text = |cell: &[u8]| words.number(cell).is_none();
+        if !first.iter().any(|cell| is_text(cell)) {
+            return false;
+        }
+        let column = |position: usize| below.iter().filter_map(move |row| row.get(position));
+        let over_numbers = first.iter().enumerate().any(|(position, cell)| {
+            let mut numbers = column(position).filter_map(|cell| words.number(cell));
+            is_text(cell) && !column(position).any(|cell| is_text(cell)) && numbers.any(|number| !number.is_nan())
+        });
+        let has_numbers = first.iter().any(|cell| words.number(cell).is_some_and(|number| !number.is_nan()));
+        let comes_again =
+            || first.iter().enumerate().any(|(position, cell)| column(position).any(|other| other == cell));
+        over_numbers || (!has_numbers && !comes_again())
+    }
 }
 
 struct Table<R> {
@@ -45,63 +128,35 @@ struct Table<R> {
 }
 
 impl<R: Read> Table<R> {
-    fn read(mut self, sink: &mut Sink<'_>) -> Result<(), DataError> {
+    fn read(mut self, named: bool, sink: &mut Sink<'_>) -> Result<(), DataError> {
         let mut record = csv::ByteRecord::new();
         if !self.next(&mut record)? {
             return Err(refuse("", "empty", "the file has no rows of data"));
         }
         let width = record.len();
-        let named = match sink.spec.header {
-            Header::Present => true,
-            Header::Absent => false,
-            Header::Auto => record.iter().any(|cell| matches!(value(cell), Err(Wrong::Text))),
-        };
-        sink.begin(if named { names(&record)? } else { (0..width).map(|column| format!("c{column}")).collect() })?;
+        let names = if named { names(&record)? } else { (0..width).map(|column| format!("c{column}")).collect() };
+        sink.begin(names.into_iter().map(|name| Field::new(name, Holds::Texts)).collect())?;
         if named && !self.next(&mut record)? {
             return Err(refuse("", "empty", "the file has a header and no rows of data"));
         }
-        let kept: Vec<bool> = sink.columns.iter().map(super::Column::is_kept).collect();
-        let names: Vec<String> = sink.columns.iter().map(|column| column.name.clone()).collect();
-        let mut faults = Faults::new();
-        let mut row = Vec::with_capacity(width);
-        for index in 0_u64.. {
-            let line = record.position().map_or(0, csv::Position::line);
-            if record.len() != width {
-                let detail = format!(
-                    "(line {line}) has {} cells; {} has {width}",
-                    record.len(),
-                    if named { "the header" } else { "the first row" }
-                );
-                faults.push(format!("/rows/{index}"), "ragged", detail);
+        loop {
+            sink.at_line(record.position().map_or(0, csv::Position::line));
+            if record.len() == width {
+                record.iter().for_each(|cell| sink.text(cell));
             } else {
-                row.clear();
-                for (column, cell) in record.iter().enumerate().filter(|(column, _)| kept[*column]) {
-                    match value(cell) {
-                        Ok(number) => row.push(number),
-                        Err(wrong) => {
-                            let shown: String = String::from_utf8_lossy(cell).chars().take(40).collect();
-                            let detail =
-                                format!("(line {line}, column `{}`) is `{shown}`, {}", names[column], wrong.explain());
-                            faults.push(format!("/rows/{index}/columns/{column}"), wrong.code(), detail);
-                        }
-                    }
-                }
+                let than = if named { "the header" } else { "the first row" };
+                sink.fault("ragged", format_args!("has {} cells; {than} has {width}", record.len()));
             }
-            if faults.is_empty() {
-                sink.push(&row)?;
-            } else if faults.is_full() {
-                break;
-            }
-            if !self.next(&mut record)? {
-                break;
+            sink.end_row()?;
+            if sink.is_full() || !self.next(&mut record)? {
+                return Ok(());
             }
         }
-        Ok(faults.into_result(Code::InvalidDataset)?)
     }
 
     fn next(&mut self, record: &mut csv::ByteRecord) -> Result<bool, DataError> {
         self.reader.read_byte_record(record).map_err(|error| match error.into_kind() {
-            csv::ErrorKind::Io(error) => wrong_bytes(error, self.most_bytes),
+            csv::ErrorKind::Io(error) => wrong(error, self.most_bytes),
             other => refuse("/", "not_csv", format!("the text is not CSV: {other:?}")),
         })
     }
@@ -127,110 +182,6 @@ fn names(record: &csv::ByteRecord) -> Result<Vec<String>, DataError> {
         .collect();
     faults.into_result(Code::InvalidDataset)?;
     Ok(names)
-}
-
-/// Why a cell is not a number that a model can take.
-#[derive(Debug, PartialEq)]
-enum Wrong {
-    Text,
-    Infinite,
-}
-
-impl Wrong {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Text => "not_a_number",
-            Self::Infinite => "out_of_range",
-        }
-    }
-
-    fn explain(&self) -> &'static str {
-        match self {
-            Self::Text => "not a number; name the column in `ignore` if it is not to be used",
-            Self::Infinite => "infinite or beyond what 32-bit floats hold (about 3.4e38)",
-        }
-    }
-}
-
-/// The number in a cell, NaN when it says that the value is missing; `None` when it is not a finite number either.
-pub fn cell(text: &str) -> Option<f32> {
-    value(text.as_bytes()).ok()
-}
-
-/// The number in a cell; NaN when it says that the value is missing.
-fn value(cell: &[u8]) -> Result<f32, Wrong> {
-    let text = std::str::from_utf8(cell).map_err(|_| Wrong::Text)?.trim();
-    if let Ok(number) = text.parse::<f32>() {
-        return if number.is_infinite() { Err(Wrong::Infinite) } else { Ok(number) };
-    }
-    let missing = ["", "na", "n/a", "null", "none", "?"];
-    if missing.iter().any(|marker| text.eq_ignore_ascii_case(marker)) { Ok(f32::NAN) } else { Err(Wrong::Text) }
-}
-
-/// Ends the text with an error when it is longer than allowed, or when one of its lines is.
-struct Bounded<R> {
-    inner: R,
-    left: u64,
-    line: usize,
-    fault: Option<Limit>,
-}
-
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-enum Limit {
-    #[error("too many bytes")]
-    Bytes,
-    #[error("a line is too long")]
-    Line,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(limit) = self.fault {
-            return Err(io::Error::other(limit));
-        }
-        let count = self.inner.read(buffer)?;
-        let read = &buffer[..count];
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => self.fault = Some(Limit::Bytes),
-        }
-        match memchr_last_newline(read) {
-            Some(position) => self.line = count - position - 1,
-            None => self.line += count,
-        }
-        if self.line > LINE_BYTES {
-            self.fault = Some(Limit::Line);
-        }
-        match self.fault {
-            Some(limit) => Err(io::Error::other(limit)),
-            None => Ok(count),
-        }
-    }
-}
-
-fn memchr_last_newline(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().rposition(|byte| *byte == b'\n')
-}
-
-fn refuse(pointer: &str, fault: &str, detail: impl Into<String>) -> DataError {
-    Refusal::at(Code::InvalidDataset, pointer, fault, detail).into()
-}
-
-/// Reading the text failed: because of a bound, of broken gzip, or of the disk.
-fn wrong_bytes(error: io::Error, most_bytes: u64) -> DataError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Limit>()) {
-        Some(Limit::Bytes) => return too_large(most_bytes).into(),
-        Some(Limit::Line) => {
-            return refuse("/", "line_too_long", format!("a line is longer than {LINE_BYTES} bytes: is this CSV?"));
-        }
-        None => {}
-    }
-    match error.kind() {
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-            refuse("/", "broken_gzip", format!("the gzip data is damaged or cut short: {error}"))
-        }
-        _ => DataError::Io(error),
-    }
 }
 
 #[cfg(test)]

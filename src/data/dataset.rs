@@ -1,9 +1,13 @@
 //! What is known of a dataset: its columns, their roles, and a profile of each.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::limits::{COLUMN_NAME_CHARS, COLUMNS};
+use super::IngestSpec;
+use super::sink::Field;
+use crate::domain::limits::{COLUMN_NAME_CHARS, COLUMNS, LEVELS};
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::domain::shape::{ImageShape, RowShape};
 
@@ -15,7 +19,9 @@ pub enum Role {
     Feature,
     /// Kept, but never fed to a model that learns without labels; splits can be stratified by it.
     Label,
-    /// Not kept.
+    /// Says which row this is; never fed to a model.
+    Id,
+    /// Not used.
     Ignore,
 }
 
@@ -31,8 +37,42 @@ pub enum Kind {
     Count,
     /// Only 0 and 1, or one of them.
     Binary,
+    /// One of a few levels that have no order.
+    Categorical,
+    /// One of a few levels that have one.
+    Ordinal,
+    /// Texts that are no levels of a category; they are not kept.
+    Text,
     /// Not looked at, because the column is ignored.
     Unknown,
+}
+
+impl Role {
+    /// Every role, by name.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("feature", Self::Feature), ("label", Self::Label), ("id", Self::Id), ("ignore", Self::Ignore)];
+}
+
+impl Kind {
+    /// The kinds that a caller may ask for, by name.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("real", Self::Real),
+        ("positive", Self::Positive),
+        ("count", Self::Count),
+        ("binary", Self::Binary),
+        ("categorical", Self::Categorical),
+        ("ordinal", Self::Ordinal),
+    ];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("text", |(name, _)| name)
+    }
+
+    /// Whether its values are levels of a category.
+    pub fn is_class(self) -> bool {
+        matches!(self, Self::Categorical | Self::Ordinal)
+    }
 }
 
 /// Figures of one column over all rows. Missing values count only in `missing`.
@@ -52,9 +92,15 @@ pub struct Profile {
     pub distinct: u64,
     /// False when counting stopped: there are at least `distinct`.
     pub distinct_is_exact: bool,
+    /// Whether every value is a whole number.
+    #[serde(default)]
+    pub whole: bool,
     /// The kind that the values suggest.
     #[serde(skip)]
     pub(super) kind: Option<Kind>,
+    /// Whether every value is one more than that of the row before.
+    #[serde(skip)]
+    pub(super) counts_up: bool,
 }
 
 /// One column of the file.
@@ -66,19 +112,110 @@ pub struct Column {
     pub kind: Kind,
     /// What it is for.
     pub role: Role,
-    /// Figures; absent for an ignored column.
+    /// Why it has this role or kind, where that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The texts of a category, in their order; a canonical row holds the position of one. Empty for columns of numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<String>,
+    /// Figures; absent for a column that is not kept.
     pub profile: Option<Profile>,
 }
 
 impl Column {
     /// Whether the canonical rows hold it.
     pub fn is_kept(&self) -> bool {
-        self.role != Role::Ignore
+        self.profile.is_some()
     }
 
-    pub(super) fn describe(&mut self, profile: Profile) {
+    /// Gives it a role for a reason, unless the caller gave it one.
+    pub(super) fn infer(&mut self, role: Role, reason: &str) {
+        if self.reason.is_none() {
+            self.role = role;
+        }
+        self.reason = Some(reason.to_owned());
+    }
+
+    pub(super) fn describe(&mut self, profile: Profile, rows: u64) {
         self.kind = profile.kind.unwrap_or(Kind::Real);
+        if self.reason.is_none() {
+            self.reason = Some(why(&profile, self.kind, rows));
+        }
         self.profile = Some(profile);
+    }
+
+    /// Describes a category. What was counted are numbers of levels, which have no mean.
+    pub(super) fn describe_levels(&mut self, profile: Profile, levels: Vec<String>, ordered: bool) {
+        self.kind = if ordered { Kind::Ordinal } else { Kind::Categorical };
+        if self.reason.is_none() {
+            self.reason = Some(format!("{} different texts", levels.len()));
+        }
+        let extremes = profile.minimum.is_some().then(|| levels.len().saturating_sub(1) as f64);
+        self.profile =
+            Some(Profile { minimum: extremes.map(|_| 0.0), maximum: extremes, mean: None, deviation: None, ..profile });
+        self.levels = levels;
+    }
+
+    /// The text of a value, where the column has texts.
+    pub fn text(&self, value: f32) -> Option<&str> {
+        self.levels.get(value as usize).map(String::as_str).filter(|_| value >= 0.0)
+    }
+
+    /// The value that stands for a text.
+    pub fn value_of(&self, text: &str) -> Option<f32> {
+        self.levels.iter().position(|level| level == text.trim()).map(|position| position as f32)
+    }
+
+    /// Why its values cannot be of a kind; `None` when they can.
+    fn unfit(&self, kind: Kind) -> Option<String> {
+        let profile = self.profile.as_ref()?;
+        let fits = match kind {
+            Kind::Categorical | Kind::Ordinal if profile.distinct_is_exact && profile.distinct <= LEVELS => true,
+            Kind::Categorical | Kind::Ordinal => {
+                return Some(format!(
+                    "has {} or more different values; a category has up to {LEVELS}",
+                    profile.distinct
+                ));
+            }
+            _ if !self.levels.is_empty() => return Some("holds texts, which are categorical or ordinal".to_owned()),
+            Kind::Binary => profile.kind_of_values() == Kind::Binary,
+            Kind::Count => matches!(profile.kind_of_values(), Kind::Binary | Kind::Count),
+            Kind::Positive => profile.minimum.is_none_or(|minimum| minimum > 0.0),
+            Kind::Real => true,
+            Kind::Text | Kind::Unknown => false,
+        };
+        (!fits).then(|| {
+            let range = |value: Option<f64>| value.map_or("nothing".to_owned(), |value| value.to_string());
+            let (low, high) = (range(profile.minimum), range(profile.maximum));
+            format!("has values from {low} to {high}, not all of which are {}", kind.as_str())
+        })
+    }
+}
+
+/// Why a column of numbers is of a kind.
+fn why(profile: &Profile, kind: Kind, rows: u64) -> String {
+    if profile.missing == rows {
+        return "no row has a value".to_owned();
+    }
+    match kind {
+        Kind::Binary => "only 0 and 1",
+        Kind::Count => "whole numbers from zero up",
+        Kind::Positive => "numbers above zero",
+        _ => "numbers",
+    }
+    .to_owned()
+}
+
+impl Profile {
+    /// The kind that the values suggest, found again where it was not kept.
+    fn kind_of_values(&self) -> Kind {
+        self.kind.unwrap_or_else(|| match (self.minimum, self.maximum) {
+            (Some(low), _) if low < 0.0 => Kind::Real,
+            (Some(0.0), Some(1.0)) if self.distinct <= 2 => Kind::Binary,
+            (Some(_), Some(_)) if self.whole => Kind::Count,
+            (Some(low), _) if low > 0.0 => Kind::Positive,
+            _ => Kind::Real,
+        })
     }
 }
 
@@ -109,12 +246,12 @@ impl Schema {
 
     /// The feature columns, in their order.
     pub fn feature_columns(&self) -> impl Iterator<Item = &Column> {
-        self.columns.iter().filter(|column| column.role == Role::Feature)
+        self.kept().filter(|column| column.role == Role::Feature)
     }
 
     /// The label columns, in their order.
     pub fn label_columns(&self) -> impl Iterator<Item = &Column> {
-        self.columns.iter().filter(|column| column.role == Role::Label)
+        self.kept().filter(|column| column.role == Role::Label)
     }
 
     /// The shape that a model of these rows has.
@@ -127,51 +264,205 @@ impl Schema {
     }
 }
 
-/// Columns with their roles, from names and from what the caller said of them.
-pub(super) fn columns(names: Vec<String>, labels: &[String], ignored: &[String]) -> Result<Vec<Column>, Refusal> {
+/// Columns with their roles, from what the format and the caller say of them.
+pub(super) fn columns(fields: &[Field], spec: &IngestSpec) -> Result<Vec<Column>, Refusal> {
     let mut faults = Faults::new();
-    if names.len() > COLUMNS {
-        faults.push("/columns", "too_many", format!("are {}; allowed are up to {COLUMNS}", names.len()));
-        faults.into_result(Code::InvalidDataset)?;
-        unreachable!("a fault was pushed");
+    if fields.is_empty() {
+        return Err(Refusal::at(Code::InvalidDataset, "/columns", "empty", "the file has no columns"));
     }
-    let mut seen = std::collections::HashMap::new();
-    for (position, name) in names.iter().enumerate() {
+    if fields.len() > COLUMNS {
+        let detail = format!("are {}; allowed are up to {COLUMNS}", fields.len());
+        return Err(Refusal::at(Code::InvalidDataset, "/columns", "too_many", detail));
+    }
+    let mut seen = HashMap::new();
+    for (position, Field { name, .. }) in fields.iter().enumerate() {
         if name.chars().count() > COLUMN_NAME_CHARS {
-            faults.push(
-                format!("/columns/{position}"),
-                "too_long",
-                format!("has a name of more than {COLUMN_NAME_CHARS} characters"),
-            );
+            let detail = format!("has a name of more than {COLUMN_NAME_CHARS} characters");
+            faults.push(format!("/columns/{position}"), "too_long", detail);
         }
         if let Some(first) = seen.insert(name.as_str(), position) {
             let detail = format!("is called `{name}`, as column {first} already is (columns are counted from 0)");
             faults.push(format!("/columns/{position}"), "duplicate", detail);
         }
     }
-    for (parameter, wanted) in [("?label", labels), ("?ignore", ignored)] {
-        for name in wanted.iter().filter(|name| !seen.contains_key(name.as_str())) {
-            let some: Vec<&str> = names.iter().take(12).map(String::as_str).collect();
-            faults.push(parameter, "unknown_column", format!("names `{name}`; the columns are {}", some.join(", ")));
+    let roles: HashMap<&str, Role> = spec.roles.iter().map(|(name, role)| (name.as_str(), *role)).collect();
+    let mut named: HashMap<&str, (&str, Role)> = HashMap::new();
+    for (name, role) in &spec.roles {
+        let parameter = role.parameter();
+        if !seen.contains_key(name.as_str()) {
+            faults.push(parameter, "unknown_column", unknown(name, fields));
+        }
+        if let Some((other, _)) = named.insert(name, (parameter, *role)).filter(|(_, other)| other != role) {
+            faults.push(parameter, "conflict", format!("names `{name}`, which `{}` names too", &other[1..]));
         }
     }
-    for name in labels.iter().filter(|name| ignored.contains(name)) {
-        faults.push("?ignore", "conflict", format!("names `{name}`, which `label` names too"));
+    let others = spec.kinds.iter().map(|(name, _)| ("?kind", name));
+    for (parameter, name) in others.chain(spec.levels.iter().map(|(name, _)| ("?levels", name))) {
+        if !seen.contains_key(name.as_str()) {
+            faults.push(parameter, "unknown_column", unknown(name, fields));
+        }
     }
-    let role = |name: &String| match () {
-        () if ignored.contains(name) => Role::Ignore,
-        () if labels.contains(name) => Role::Label,
-        () => Role::Feature,
-    };
-    let columns: Vec<Column> = names
+    // Who names features means no others.
+    let chosen = spec.roles.iter().any(|(_, role)| *role == Role::Feature);
+    let columns: Vec<Column> = fields
         .iter()
-        .map(|name| Column { name: name.clone(), kind: Kind::Unknown, role: role(name), profile: None })
+        .map(|field| {
+            let asked = roles.get(field.name.as_str()).copied();
+            let (role, reason) = match asked.or(field.role) {
+                Some(role) => (role, Some(if asked.is_some() { "as asked" } else { "as the file says" })),
+                None if chosen => (Role::Ignore, Some("not among the features that were asked for")),
+                None => (Role::Feature, None),
+            };
+            Column {
+                name: field.name.clone(),
+                kind: Kind::Unknown,
+                role,
+                reason: reason.map(str::to_owned),
+                levels: Vec::new(),
+                profile: None,
+            }
+        })
         .collect();
     if faults.is_empty() && !columns.iter().any(|column| column.role == Role::Feature) {
         faults.push("/columns", "no_features", "leave none to feed a model: every column is a label or ignored");
     }
     faults.into_result(Code::InvalidDataset)?;
     Ok(columns)
+}
+
+fn unknown(name: &str, fields: &[Field]) -> String {
+    let some: Vec<&str> = fields.iter().take(12).map(|field| field.name.as_str()).collect();
+    format!("names `{name}`; the columns are {}", some.join(", "))
+}
+
+/// Gives columns the kinds that were asked for, where their values allow it.
+pub(super) fn settle_kinds(columns: &mut [Column], spec: &IngestSpec) -> Result<(), Refusal> {
+    let mut faults = Faults::new();
+    for column in columns.iter_mut().filter(|column| column.is_kept()) {
+        let Some(kind) = spec.given(&column.name).kind else { continue };
+        match column.unfit(kind) {
+            Some(fault) => {
+                faults.push("?kind", "wrong_kind", format!("says `{}:{}`, and it {fault}", column.name, kind.as_str()))
+            }
+            None => column.kind = kind,
+        }
+    }
+    faults.into_result(Code::InvalidDataset)
+}
+
+/// Makes identifiers of columns of numbers that look like one: the name says so and every value differs, or they count the rows.
+pub(super) fn infer_ids(columns: &mut [Column], spec: &IngestSpec, rows: u64) {
+    const ROWS: u64 = 10;
+    let mut features = columns.iter().filter(|column| column.role == Role::Feature && column.is_kept()).count();
+    for column in columns.iter_mut().filter(|column| column.role == Role::Feature && column.levels.is_empty()) {
+        let Some(profile) = &column.profile else { continue };
+        let given = spec.given(&column.name);
+        if given.role.is_some() || given.kind.is_some() || rows < ROWS || features < 2 {
+            continue;
+        }
+        let name = column.name.to_lowercase();
+        let called = matches!(name.as_str(), "id" | "index" | "rownames" | "rowid" | "row_id" | "unnamed: 0")
+            || name.ends_with("_id")
+            || name.strip_prefix('c').is_some_and(|rest| rest == "0" && profile.counts_up);
+        let differs = profile.missing == 0 && profile.whole && (profile.distinct == rows || !profile.distinct_is_exact);
+        let from_start = profile.counts_up && matches!(profile.minimum, Some(0.0 | 1.0)) && profile.missing == 0;
+        if (called && differs) || from_start {
+            column.role = Role::Id;
+            column.reason =
+                Some(if from_start { "it counts the rows" } else { "every row has another number here" }.to_owned());
+            features -= 1;
+        }
+    }
+}
+
+/// What is to be changed of a dataset that is there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Change {
+    /// Another role.
+    pub role: Option<Role>,
+    /// Another kind.
+    pub kind: Option<Kind>,
+}
+
+impl Schema {
+    /// Gives columns other roles and kinds, by name. An image stays only while the features are its pixels.
+    ///
+    /// # Errors
+    /// A column that is not there or not kept, or a kind that its values do not have.
+    pub fn amend(
+        &self,
+        changes: &BTreeMap<String, Change>,
+        image: Option<Option<ImageShape>>,
+    ) -> Result<Self, Refusal> {
+        let mut faults = Faults::new();
+        let mut amended = self.clone();
+        amended.image = image.unwrap_or(self.image);
+        for (name, change) in changes {
+            let place = format!("/columns/{name}");
+            let Some(column) = amended.columns.iter_mut().find(|column| column.name == *name) else {
+                let some: Vec<&str> = self.columns.iter().take(12).map(|column| column.name.as_str()).collect();
+                faults.push(place, "unknown_column", format!("is no column; the columns are {}", some.join(", ")));
+                continue;
+            };
+            if !column.is_kept() {
+                if change.role.is_some_and(|role| matches!(role, Role::Feature | Role::Label)) || change.kind.is_some()
+                {
+                    faults.push(
+                        place,
+                        "not_kept",
+                        "was not kept when the file was read; upload it again to use this column",
+                    );
+                } else if let Some(role) = change.role {
+                    column.role = role;
+                }
+                continue;
+            }
+            if let Some(kind) = change.kind {
+                match column.unfit(kind) {
+                    Some(fault) => faults.push(format!("{place}/kind"), "wrong_kind", fault),
+                    None => column.kind = kind,
+                }
+            }
+            column.role = change.role.unwrap_or(column.role);
+            column.reason = Some("as asked".to_owned());
+        }
+        if faults.is_empty() && amended.features().is_empty() {
+            faults.push("/columns", "no_features", "leave none to feed a model");
+        }
+        if let Some(image) = amended.image.filter(|image| image.pixels() != Some(amended.features().len())) {
+            let detail = format!(
+                "is {image}, which does not make {} pixels, the number of feature columns",
+                amended.features().len()
+            );
+            faults.push("/image", "wrong_shape", detail);
+        }
+        faults.into_result(Code::InvalidRequest)?;
+        Ok(amended)
+    }
+}
+
+impl Role {
+    /// The query parameter that gives it.
+    fn parameter(self) -> &'static str {
+        match self {
+            Self::Feature => "?feature",
+            Self::Label => "?label",
+            Self::Id => "?id",
+            Self::Ignore => "?ignore",
+        }
+    }
+}
+
+/// What a caller said of one column.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// What it is for.
+    pub role: Option<Role>,
+    /// What its values look like.
+    pub kind: Option<Kind>,
+    /// Its levels, in their order.
+    pub levels: Option<&'a [String]>,
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@ pub mod dataset;
 pub mod npy;
 pub mod preparation;
 pub mod rows;
+mod sink;
+pub mod spec;
 pub mod split;
+mod text;
+pub mod words;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::refusal::{Code, Faults, Refusal};
-use crate::domain::shape::ImageShape;
-use dataset::{Column, Schema};
-use rows::RowWriter;
+use dataset::Schema;
+use sink::Sink;
+pub use spec::{Header, IngestSpec};
 
 /// The file formats that can be uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -59,33 +63,6 @@ impl Format {
             format!("is `{name}`; allowed are {}", names.join(", "))
         })
     }
-}
-
-/// Whether a CSV file begins with the names of its columns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Header {
-    /// Yes when the first line holds anything that is not a number.
-    #[default]
-    Auto,
-    /// The first line holds names.
-    Present,
-    /// The first line holds values.
-    Absent,
-}
-
-/// What the person who uploads a file may say about it.
-#[derive(Clone, Debug, Default)]
-pub struct IngestSpec {
-    /// The format, when it is not to be found by content.
-    pub format: Option<Format>,
-    /// Whether a CSV file has a header.
-    pub header: Header,
-    /// Columns that are kept but never fed to a model without labels.
-    pub labels: Vec<String>,
-    /// Columns that are not kept at all; they may hold text.
-    pub ignored: Vec<String>,
-    /// The shape of the image that the feature columns are the pixels of.
-    pub image: Option<ImageShape>,
 }
 
 /// What came of a file.
@@ -128,48 +105,9 @@ pub fn ingest(source: &Path, target: &Path, spec: &IngestSpec, most_bytes: u64) 
         .iter()
         .find(|row| spec.format.map_or_else(|| (row.begins)(&start), |format| format == row.format))
         .expect("the last format takes everything");
-    let mut sink = Sink { spec, target, most_bytes, image: spec.image, columns: Vec::new(), writer: None };
+    let mut sink = Sink::new(spec, target, most_bytes);
     (row.read)(source, &mut sink)?;
     sink.finish(row.format)
-}
-
-/// Where a format puts what it reads: first the names of the columns, then row after row.
-struct Sink<'a> {
-    spec: &'a IngestSpec,
-    target: &'a Path,
-    most_bytes: u64,
-    image: Option<ImageShape>,
-    columns: Vec<Column>,
-    writer: Option<RowWriter>,
-}
-
-impl Sink<'_> {
-    /// Gives every column its role and opens the file of rows.
-    fn begin(&mut self, names: Vec<String>) -> Result<(), DataError> {
-        self.columns = dataset::columns(names, &self.spec.labels, &self.spec.ignored)?;
-        let kept = self.columns.iter().filter(|column| column.is_kept()).count();
-        self.writer = Some(RowWriter::create(self.target, kept, self.most_bytes)?);
-        Ok(())
-    }
-
-    /// Adds one row of the kept columns. NaN stands for a missing value.
-    fn push(&mut self, row: &[f32]) -> Result<(), DataError> {
-        self.writer.as_mut().expect("begin comes first").push(row)
-    }
-
-    fn finish(self, format: Format) -> Result<Ingested, DataError> {
-        let written = self.writer.expect("a format begins before it returns").finish()?;
-        if written.rows == 0 {
-            return Err(Refusal::at(Code::InvalidDataset, "", "empty", "the file has no rows of data").into());
-        }
-        let mut columns = self.columns;
-        for (column, profile) in columns.iter_mut().filter(|column| column.is_kept()).zip(written.profiles) {
-            column.describe(profile);
-        }
-        let schema = Schema { columns, image: self.image };
-        check_image(&schema)?;
-        Ok(Ingested { format, rows: written.rows, schema, bytes: written.bytes })
-    }
 }
 
 fn check_image(schema: &Schema) -> Result<(), Refusal> {

@@ -10,9 +10,10 @@ use std::path::Path;
 
 use npyz::{DType, Endianness, Order, TypeChar};
 
-use super::{DataError, Sink};
+use super::DataError;
+use super::sink::{Sink, numbered};
 use crate::domain::limits::{COLUMNS, NPY_HEADER_BYTES};
-use crate::domain::refusal::{Code, Faults, Refusal};
+use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shape::ImageShape;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
@@ -29,24 +30,28 @@ pub(super) fn begins(start: &[u8]) -> bool {
 pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
     let file = File::open(source)?;
     let file_bytes = file.metadata()?.len();
-    let mut blocks = Blocks::open(BufReader::with_capacity(1 << 18, file), file_bytes)?;
+    read_array(BufReader::with_capacity(1 << 18, file), file_bytes, sink)
+}
+
+/// Reads an array of `bytes` bytes, header included.
+pub(super) fn read_array(source: impl Read + Seek, bytes: u64, sink: &mut Sink<'_>) -> Result<(), DataError> {
+    let mut blocks = Blocks::open(source, bytes)?;
     let (rows, width) = (blocks.rows, blocks.width as usize);
-    if sink.image.is_none() && sink.spec.labels.is_empty() && sink.spec.ignored.is_empty() {
+    if sink.image.is_none() && sink.spec.roles.is_empty() {
         sink.image = image(blocks.header.shape());
     }
-    sink.begin((0..width).map(|column| format!("c{column}")).collect())?;
-    let kept: Vec<bool> = sink.columns.iter().map(super::Column::is_kept).collect();
-    let mut checked = Checked { sink, kept, row: Vec::with_capacity(width), index: 0, faults: Faults::new() };
+    sink.begin(numbered(width))?;
     let at_once = (BLOCK_VALUES / width).max(1) as u64;
     let mut first = 0;
-    while first < rows && !checked.faults.is_full() {
+    while first < rows && !sink.is_full() {
         let count = at_once.min(rows - first);
         for row in blocks.read(first, count)?.chunks_exact(width) {
-            checked.push(row)?;
+            row.iter().for_each(|value| sink.number(*value));
+            sink.end_row()?;
         }
         first += count;
     }
-    Ok(checked.faults.into_result(Code::InvalidDataset)?)
+    Ok(())
 }
 
 /// A whole array of one row or more, from memory: rows, width and values, NaN where one is missing.
@@ -256,31 +261,6 @@ impl<R: Read + Seek> Blocks<R> {
             self.value.decode_all(&mut bytes, |row, value| block[row * self.width as usize + column as usize] = value);
         }
         Ok(block)
-    }
-}
-
-/// Refuses values that 32-bit floats do not hold; NaN is a missing value.
-struct Checked<'a, 'b> {
-    sink: &'a mut Sink<'b>,
-    kept: Vec<bool>,
-    row: Vec<f32>,
-    index: u64,
-    faults: Faults,
-}
-
-impl Checked<'_, '_> {
-    fn push(&mut self, values: &[f64]) -> Result<(), DataError> {
-        self.row.clear();
-        for (column, value) in values.iter().enumerate().filter(|(column, _)| self.kept[*column]) {
-            let number = *value as f32;
-            if number.is_infinite() {
-                let detail = format!("is {value}, infinite or beyond what 32-bit floats hold (about 3.4e38)");
-                self.faults.push(format!("/rows/{}/columns/{column}", self.index), "out_of_range", detail);
-            }
-            self.row.push(number);
-        }
-        self.index += 1;
-        if self.faults.is_empty() { self.sink.push(&self.row) } else { Ok(()) }
     }
 }
 

@@ -19,6 +19,7 @@ const VALUE_BYTES: u64 = 4;
 pub(super) struct RowWriter {
     file: BufWriter<File>,
     columns: Vec<ColumnCounter>,
+    width: usize,
     rows: u64,
     bytes: u64,
     most_bytes: u64,
@@ -32,14 +33,20 @@ pub(super) struct Written {
 
 impl RowWriter {
     pub fn create(path: &Path, width: usize, most_bytes: u64) -> io::Result<Self> {
-        let file = File::options().write(true).create_new(true).open(path)?;
         let distinct_most = DISTINCT_VALUES.min(DISTINCT_VALUES_IN_ALL / width.max(1)).max(2);
         let columns = (0..width).map(|_| ColumnCounter::new(distinct_most)).collect();
-        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), columns, rows: 0, bytes: 0, most_bytes })
+        Ok(Self { columns, ..Self::plain(path, width, most_bytes)? })
+    }
+
+    /// A writer that profiles nothing.
+    pub fn plain(path: &Path, width: usize, most_bytes: u64) -> io::Result<Self> {
+        let file = File::options().write(true).create_new(true).open(path)?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { file, columns: Vec::new(), width, rows: 0, bytes: 0, most_bytes })
     }
 
     pub fn push(&mut self, row: &[f32]) -> Result<(), DataError> {
-        assert_eq!(row.len(), self.columns.len(), "a format gives rows of one width; this is a bug");
+        assert_eq!(row.len(), self.width, "a format gives rows of one width; this is a bug");
         self.bytes += row.len() as u64 * VALUE_BYTES;
         if self.bytes > self.most_bytes {
             return Err(too_large(self.most_bytes).into());
@@ -47,7 +54,13 @@ impl RowWriter {
         self.rows += 1;
         for (column, value) in self.columns.iter_mut().zip(row) {
             column.count(*value);
-            self.file.write_all(&value.to_le_bytes())?;
+        }
+        if cfg!(target_endian = "little") {
+            self.file.write_all(bytemuck::cast_slice(row))?;
+        } else {
+            for value in row {
+                self.file.write_all(&value.to_le_bytes())?;
+            }
         }
         Ok(())
     }
@@ -82,6 +95,8 @@ struct ColumnCounter {
     mean: f64,
     squares: f64,
     whole: bool,
+    counts_up: bool,
+    last: f64,
     distinct: HashSet<u32>,
     distinct_most: usize,
     distinct_is_exact: bool,
@@ -97,6 +112,8 @@ impl ColumnCounter {
             mean: 0.0,
             squares: 0.0,
             whole: true,
+            counts_up: true,
+            last: f64::NAN,
             distinct: HashSet::new(),
             distinct_most,
             distinct_is_exact: true,
@@ -123,6 +140,8 @@ impl ColumnCounter {
         self.mean += before / self.present as f64;
         self.squares += before * (value - self.mean);
         self.whole &= value.fract() == 0.0;
+        self.counts_up &= self.last.is_nan() || value == self.last + 1.0;
+        self.last = value;
     }
 
     fn profile(self) -> Profile {
@@ -142,7 +161,9 @@ impl ColumnCounter {
             missing: self.missing,
             distinct: self.distinct.len() as u64,
             distinct_is_exact: self.distinct_is_exact,
+            whole: self.whole && self.present > 0,
             kind: Some(kind),
+            counts_up: self.counts_up && self.present > 1,
         }
     }
 }

@@ -8,6 +8,12 @@ pub const COLUMNS: usize = 65_536;
 pub const COLUMN_NAME_CHARS: usize = 200;
 /// Bytes of one line of a text file.
 pub const LINE_BYTES: usize = 16 << 20;
+/// Rows of a file that are looked at before its columns of texts are taken for numbers or categories.
+pub const LOOK_ROWS: usize = 10_000;
+/// Cells that are looked at, whatever the number of rows.
+pub const LOOK_CELLS: usize = 2_000_000;
+/// Bytes of their texts.
+pub const LOOK_TEXT_BYTES: usize = 32 << 20;
 /// Bytes of the header of an NPY file.
 pub const NPY_HEADER_BYTES: usize = 64 << 10;
 /// Faults that one refusal lists; the rest are counted.

@@ -1,5 +1,6 @@
 //! Datasets: upload, look at, page through, delete.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use axum::Json;
@@ -14,10 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
-use super::extract::{BODY_IDLE, Id, Nothing, Query, media_type, too_slow};
+use super::extract::{BODY_IDLE, Id, Lenient, Nothing, Query, media_type, too_slow};
 use super::forms::{self, Form, Matrix};
 use super::lists::{List, page};
-use crate::data::dataset::Column;
+use crate::data::dataset::{Change, Column, Role};
 use crate::data::rows::RowFile;
 use crate::data::{Format, Header, IngestSpec, Ingested, ingest};
 use crate::domain::id::DatasetId;
@@ -74,18 +75,40 @@ impl From<Dataset> for DatasetView {
 pub struct UploadQuery {
     /// A name for people.
     name: Option<String>,
-    /// `csv` or `npy`; found by content when left out.
+    /// The format; found by content when left out.
     format: Option<String>,
     /// Whether a CSV file begins with column names: `auto`, `true` or `false`.
     header: Option<String>,
+    /// A column that is fed to the model. When some are named, the others are not used. May be repeated.
+    #[serde(default)]
+    feature: Vec<String>,
     /// A column that is kept as a label and never fed to the model. May be repeated.
     #[serde(default)]
     label: Vec<String>,
-    /// A column that is left out; it may hold text. May be repeated.
+    /// A column that says which row this is, and is never fed to a model. May be repeated.
+    #[serde(default)]
+    id: Vec<String>,
+    /// A column that is left out. May be repeated.
     #[serde(default)]
     ignore: Vec<String>,
+    /// What the values of a column are, as `COLUMN:KIND`: real, positive, count, binary, categorical or ordinal. May be
+    /// repeated.
+    #[serde(default)]
+    kind: Vec<String>,
+    /// The levels of a category in their order, as `COLUMN:LEVEL,LEVEL`. May be repeated.
+    #[serde(default)]
+    levels: Vec<String>,
+    /// A text or number that stands for a missing value, beside the usual ones. May be repeated.
+    #[serde(default)]
+    missing: Vec<String>,
+    /// What stands between the cells of a text: `,`, `;`, `|`, `tab`; found when left out.
+    delimiter: Option<String>,
+    /// The decimal sign of a text, `.` or `,`; found when left out.
+    decimal: Option<String>,
     /// The image that the feature columns are the pixels of: `8x8` or `3x32x32`.
     shape: Option<String>,
+    /// The size that images of files are brought to: `28x28`, or `1x28x28` for grey. Without it they must all have the same.
+    resize: Option<String>,
 }
 
 impl UploadQuery {
@@ -96,11 +119,12 @@ impl UploadQuery {
             faults.push("?name", "invalid_name", fault);
             String::new()
         });
-        let format = self.format.as_deref().map(Format::parse).transpose().unwrap_or_else(|fault| {
+        let mut spec = IngestSpec { missing: self.missing, ..IngestSpec::default() };
+        spec.format = self.format.as_deref().map(Format::parse).transpose().unwrap_or_else(|fault| {
             faults.push("?format", "unknown_value", fault);
             None
         });
-        let header = match self.header.as_deref() {
+        spec.header = match self.header.as_deref() {
             None | Some("auto") => Header::Auto,
             Some("true") => Header::Present,
             Some("false") => Header::Absent,
@@ -109,19 +133,41 @@ impl UploadQuery {
                 Header::Auto
             }
         };
-        let image = self.shape.as_deref().map(str::parse).transpose().unwrap_or_else(|fault: String| {
-            faults.push("?shape", "invalid", fault);
-            None
-        });
+        let roles = [
+            (self.feature, Role::Feature),
+            (self.label, Role::Label),
+            (self.id, Role::Id),
+            (self.ignore, Role::Ignore),
+        ];
+        for (names, role) in roles {
+            spec.roles.extend(names.into_iter().map(|name| (name, role)));
+        }
+        let mut said = |parameter: &str, outcome: Result<(), String>| {
+            if let Err(fault) = outcome {
+                faults.push(parameter, "invalid", fault);
+            }
+        };
+        self.kind.iter().for_each(|text| said("?kind", spec.say_kind(text)));
+        self.levels.iter().for_each(|text| said("?levels", spec.say_levels(text)));
+        self.delimiter.iter().for_each(|text| said("?delimiter", spec.say_delimiter(text)));
+        self.decimal.iter().for_each(|text| said("?decimal", spec.say_decimal(text)));
+        for (parameter, text, shape) in
+            [("?shape", self.shape, &mut spec.image), ("?resize", self.resize, &mut spec.resize)]
+        {
+            *shape = text.as_deref().map(str::parse).transpose().unwrap_or_else(|fault: String| {
+                faults.push(parameter, "invalid", fault);
+                None
+            });
+        }
         faults.into_result(Code::InvalidRequest)?;
-        Ok((name, IngestSpec { format, header, labels: self.label, ignored: self.ignore, image }))
+        Ok((name, spec))
     }
 }
 
 /// Upload a dataset.
 ///
-/// The body is the file itself, or a multipart form with a field `file`. CSV with or without a header, plain or gzip, and NPY
-/// are read. The answer comes once the rows are checked and on the disk.
+/// The body is the file itself, or a multipart form with a field `file`. Its format, its columns and what they hold are found
+/// in it; every parameter overrides one such finding. The answer comes once the rows are checked and on the disk.
 #[utoipa::path(
     post, path = "/v1/datasets", tag = "datasets", params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
@@ -254,6 +300,44 @@ pub async fn get_dataset(
     Ok(Json(app.store.dataset(id).await?.into()))
 }
 
+/// What is to be changed of a dataset.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatasetChange {
+    /// Another name.
+    name: Option<String>,
+    /// Other roles and kinds, by the name of the column.
+    columns: BTreeMap<String, Change>,
+    /// The image that the feature columns are the pixels of, such as `8x8`; the empty text for none.
+    shape: Option<String>,
+}
+
+/// Give a dataset another name, or columns other roles and kinds. Jobs and models that are there keep what they began with.
+#[utoipa::path(
+    patch, path = "/v1/datasets/{id}", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset")),
+    request_body = DatasetChange,
+    responses((status = 200, body = DatasetView), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub async fn change_dataset(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<DatasetId>,
+    body: Lenient<DatasetChange>,
+) -> Result<Json<DatasetView>, ApiError> {
+    body.faults.into_result(Code::InvalidRequest)?;
+    let change = body.value.unwrap_or_default();
+    let invalid = |pointer: &str, fault: String| Refusal::at(Code::InvalidRequest, pointer, "invalid", fault);
+    let name = change.name.as_deref().map(name::checked).transpose().map_err(|fault| invalid("/name", fault))?;
+    let image = match change.shape.as_deref() {
+        None => None,
+        Some("") => Some(None),
+        Some(text) => Some(Some(text.parse().map_err(|fault| invalid("/shape", fault))?)),
+    };
+    let dataset = app.store.dataset(id).await?;
+    let schema = dataset.schema.amend(&change.columns, image)?;
+    Ok(Json(app.store.change_dataset(id, name.as_deref(), &schema).await?.into()))
+}
+
 /// Delete a dataset and its rows. Refused while a job that has not ended uses it; models stay.
 #[utoipa::path(
     delete, path = "/v1/datasets/{id}", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset")),
@@ -318,7 +402,7 @@ pub async fn get_rows(
     };
     let values =
         tokio::task::spawn_blocking(read).await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
-    let rows = Matrix { values: &values, width };
+    let rows = Matrix::of(&values, dataset.schema.kept());
     match form {
         Form::Json => {
             let columns = dataset.schema.kept().map(|column| column.name.as_str()).collect();

@@ -14,6 +14,7 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema,
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::{ApiError, internal};
+use crate::data::dataset::Column;
 use crate::domain::limits::GRID_IMAGES;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shape::ImageShape;
@@ -65,22 +66,70 @@ impl Form {
     }
 }
 
+/// A cell of a JSON body.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// `null`.
+    Missing,
+    /// A number.
+    Number(f64),
+    /// A level of a category.
+    Text(Box<str>),
+}
+
+impl<'de> Deserialize<'de> for Cell {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyCell;
+
+        impl Visitor<'_> for AnyCell {
+            type Value = Cell;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number, a text or null")
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Cell, E> {
+                Ok(Cell::Number(number))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Cell, E> {
+                Ok(Cell::Number(number as f64))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Cell, E> {
+                Ok(Cell::Number(number as f64))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Cell, E> {
+                Ok(Cell::Text(text.into()))
+            }
+
+            fn visit_unit<E>(self) -> Result<Cell, E> {
+                Ok(Cell::Missing)
+            }
+        }
+
+        deserializer.deserialize_any(AnyCell)
+    }
+}
+
 /// A row of a JSON body: values in the order of the columns, or by the name of the column. `null` is a missing value.
 #[derive(Debug)]
 pub enum RowInput {
     /// In order.
-    Values(Vec<Option<f64>>),
+    Values(Vec<Cell>),
     /// By name.
-    Named(Vec<(String, Option<f64>)>),
+    Named(Vec<(String, Cell)>),
 }
 
 // Written out, because a derived schema would not say that the two look different.
 impl PartialSchema for RowInput {
     fn schema() -> RefOr<Schema> {
-        let value = || ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Number, Type::Null]));
+        let value =
+            || ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Number, Type::String, Type::Null]));
         let named = ObjectBuilder::new().additional_properties(Some(Schema::from(value())));
         OneOfBuilder::new()
-            .description(Some("Values in the order of the columns, or by their names; `null` is a missing value."))
+            .description(Some("Values in the order of the columns, or by their names; a text is a level of a category, `null` a missing value."))
             .item(ArrayBuilder::new().items(value()))
             .item(named)
             .into()
@@ -97,7 +146,7 @@ impl<'de> Deserialize<'de> for RowInput {
             type Value = RowInput;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a row: an array of numbers, or an object by column name")
+                f.write_str("a row: an array of values, or an object by column name")
             }
 
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<RowInput, S::Error> {
@@ -121,19 +170,56 @@ impl<'de> Deserialize<'de> for RowInput {
     }
 }
 
-/// Rows that lie one after the other, written as an array of arrays. What is not finite becomes `null`.
+/// Rows that lie one after the other, written as an array of arrays. What is not finite becomes `null`, and what stands for a
+/// text the text.
 pub struct Matrix<'a> {
     /// The values.
     pub values: &'a [f32],
     /// Values in a row.
     pub width: usize,
+    /// The column of each value, where one of them has texts.
+    columns: Option<Vec<&'a Column>>,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of numbers.
+    pub fn new(values: &'a [f32], width: usize) -> Self {
+        Self { values, width, columns: None }
+    }
+
+    /// Rows of these columns.
+    pub fn of(values: &'a [f32], columns: impl Iterator<Item = &'a Column>) -> Self {
+        let columns: Vec<&Column> = columns.collect();
+        let width = columns.len();
+        let with_texts = columns.iter().any(|column| !column.levels.is_empty());
+        Self { values, width, columns: with_texts.then_some(columns) }
+    }
+}
+
+/// A row in which some values stand for texts.
+struct TextRow<'a>(&'a [f32], &'a [&'a Column]);
+
+impl Serialize for TextRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_seq(Some(self.0.len()))?;
+        for (value, column) in self.0.iter().zip(self.1) {
+            match column.text(*value) {
+                Some(text) => row.serialize_element(text)?,
+                None => row.serialize_element(value)?,
+            }
+        }
+        row.end()
+    }
 }
 
 impl Serialize for Matrix<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut rows = serializer.serialize_seq(Some(self.values.len() / self.width.max(1)))?;
         for row in self.values.chunks(self.width.max(1)) {
-            rows.serialize_element(row)?;
+            match &self.columns {
+                Some(columns) => rows.serialize_element(&TextRow(row, columns))?,
+                None => rows.serialize_element(row)?,
+            }
         }
         rows.end()
     }
@@ -245,13 +331,13 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_becomes_null() {
-        let matrix = Matrix { values: &[1.0, f32::NAN, 0.5, f32::INFINITY], width: 2 };
+        let matrix = Matrix::new(&[1.0, f32::NAN, 0.5, f32::INFINITY], 2);
         assert_eq!(serde_json::to_string(&matrix).unwrap(), "[[1.0,null],[0.5,null]]");
     }
 
     #[test]
     fn an_npy_answer_is_read_back() {
-        let matrix = Matrix { values: &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], width: 3 };
+        let matrix = Matrix::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
         let response = npy(&matrix).unwrap();
         let body =
             tokio::runtime::Runtime::new().unwrap().block_on(axum::body::to_bytes(response.into_body(), 4096)).unwrap();

@@ -83,10 +83,10 @@ impl App {
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(ApiDocument::openapi())
         // POST GET          /v1/datasets
-        // GET DELETE        /v1/datasets/{id}
+        // GET PATCH DELETE  /v1/datasets/{id}
         // GET               /v1/datasets/{id}/rows
         .routes(routes!(datasets::create_dataset, datasets::list_datasets))
-        .routes(routes!(datasets::get_dataset, datasets::delete_dataset))
+        .routes(routes!(datasets::get_dataset, datasets::change_dataset, datasets::delete_dataset))
         .routes(routes!(datasets::get_rows))
         // POST GET          /v1/jobs
         // GET               /v1/jobs/{id}

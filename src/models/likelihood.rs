@@ -67,6 +67,11 @@ impl LikelihoodKind {
         matches!(self, Self::Bernoulli | Self::DiscretizedLogistic)
     }
 
+    /// Whether it is one of levels.
+    pub fn is_class(self) -> bool {
+        matches!(self, Self::Categorical | Self::Ordinal)
+    }
+
     /// Whether `variance` applies to it.
     pub fn has_variance(self) -> bool {
         matches!(self, Self::Auto | Self::Gaussian | Self::StudentT | Self::LogNormal | Self::DiscretizedLogistic)

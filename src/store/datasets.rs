@@ -123,6 +123,29 @@ impl Store {
         Ok(Paged::from_one_more(rows.into_iter().map(|row| row.0).collect::<Result<_, _>>()?, page.limit))
     }
 
+    /// Gives a dataset another name, where one is given, and another schema.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub async fn change_dataset(
+        &self,
+        id: DatasetId,
+        name: Option<&str>,
+        schema: &Schema,
+    ) -> Result<Dataset, StoreError> {
+        let changed =
+            sqlx::query("UPDATE datasets SET name = coalesce(?, name), schema = ? WHERE id = ? AND deleted_at IS NULL")
+                .bind(name)
+                .bind(to_json(schema))
+                .bind(id.to_string())
+                .execute(&self.writer)
+                .await?;
+        if changed.rows_affected() == 0 {
+            return Err(gone("dataset", id));
+        }
+        self.dataset(id).await
+    }
+
     /// Deletes a dataset and its rows.
     ///
     /// # Errors

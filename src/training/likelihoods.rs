@@ -47,6 +47,8 @@ pub(super) fn settle(spec: &mut TrainSpec, schema: &Schema) {
             |profile| matches!((profile.deviation, profile.mean), (Some(deviation), Some(mean)) if deviation > mean),
         );
         match column.kind {
+            Kind::Categorical => LikelihoodKind::Categorical,
+            Kind::Ordinal => LikelihoodKind::Ordinal,
             _ if is_image && !binary => LikelihoodKind::Gaussian,
             Kind::Binary => LikelihoodKind::Bernoulli,
             Kind::Count if has_density => LikelihoodKind::NegativeBinomial,
@@ -59,6 +61,8 @@ pub(super) fn settle(spec: &mut TrainSpec, schema: &Schema) {
         settle_one(&mut spec.target, &labels, Variance::Shared, |column| {
             let few = column.profile.as_ref().is_some_and(|profile| profile.distinct <= CLASSES);
             match column.kind {
+                Kind::Categorical => LikelihoodKind::Categorical,
+                Kind::Ordinal => LikelihoodKind::Ordinal,
                 Kind::Binary | Kind::Count if few => LikelihoodKind::Categorical,
                 _ => LikelihoodKind::Gaussian,
             }
@@ -76,6 +80,10 @@ fn settle_one(
         .iter()
         .map(|column| match spec.kind_of(&column.name) {
             LikelihoodKind::Auto => auto(column),
+            // A density of numbers that was asked for the whole table does not reach columns of texts.
+            kind if !column.levels.is_empty() && !spec.columns.contains_key(&column.name) && !kind.is_class() => {
+                auto(column)
+            }
             kind => kind,
         })
         .collect();
@@ -161,8 +169,11 @@ fn check_kinds(spec: &LikelihoodSpec, columns: &[&Column], pointer: &str, scalin
 fn unmet(kind: LikelihoodKind, column: &Column, scaling: ScalingSpec) -> Option<String> {
     let profile = column.profile.as_ref()?;
     let (low, high) = (profile.minimum?, profile.maximum?);
-    let whole = matches!(column.kind, Kind::Count | Kind::Binary);
+    let whole = matches!(column.kind, Kind::Count | Kind::Binary) || (profile.whole && low >= 0.0);
     match kind {
+        _ if !column.levels.is_empty() && !kind.is_class() => {
+            Some("holds texts, which are categorical or ordinal".to_owned())
+        }
         LikelihoodKind::Bernoulli | LikelihoodKind::DiscretizedLogistic
             if scaling == ScalingSpec::None && (low < 0.0 || high > 1.0) =>
         {

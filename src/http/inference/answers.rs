@@ -50,12 +50,12 @@ impl IntoResponses for RowsView<'_> {
 
 /// An answer of rows: as JSON what `view` makes of them. With originals a picture has each of them over its row.
 pub(super) fn rows<'a, V: Serialize>(
-    asked: &Asked,
+    asked: &'a Asked,
     values: &'a [f32],
     originals: Option<&[f32]>,
     view: impl FnOnce(Matrix<'a>) -> V,
 ) -> Result<Response, ApiError> {
-    let rows = Matrix { values, width: asked.width() };
+    let rows = Matrix::of(values, asked.model.schema.feature_columns());
     match asked.form {
         Form::Json => forms::json(&view(rows)),
         Form::Npy => forms::npy(&rows),

@@ -5,6 +5,7 @@ use axum::extract::Request;
 use serde::de::DeserializeOwned;
 
 use super::{Asked, BODY, FormQuery, Place, QUERY};
+use crate::data::dataset::Column;
 use crate::data::npy;
 use crate::domain::id::ModelId;
 use crate::domain::limits::{INFERENCE_BODY_BYTES, INFERENCE_ROWS, INFERENCE_VALUES};
@@ -12,7 +13,7 @@ use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
 use crate::http::error::ApiError;
 use crate::http::extract::{invalid_json, media_type, pointer, query, read_body};
-use crate::http::forms::{Form, NPY, RowInput};
+use crate::http::forms::{Cell, Form, NPY, RowInput};
 
 /// What becomes of missing values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ pub(super) struct Expected<'a> {
     /// `rows` or `codes`; pointers begin with it.
     pub what: &'static str,
     pub width: usize,
-    /// Names of the columns, where rows may be objects; else empty.
-    pub names: &'a [&'a str],
+    /// The columns of rows, which may be objects; empty for codes.
+    pub columns: &'a [&'a Column],
     pub missing: Missing,
 }
 
@@ -80,10 +81,10 @@ pub(super) async fn posted<B: PostedRows>(
     };
     let asked = Asked::of(app, id, format, &parts.headers).await?;
     let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
-    let names: Vec<&str> = asked.model.schema.feature_columns().map(|column| column.name.as_str()).collect();
+    let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
     let expected = match B::CODES {
-        true => Expected { what: "codes", width: asked.latent(), names: &[], missing: B::MISSING },
-        false => Expected { what: "rows", width: asked.width(), names: &names, missing: B::MISSING },
+        true => Expected { what: "codes", width: asked.latent(), columns: &[], missing: B::MISSING },
+        false => Expected { what: "rows", width: asked.width(), columns: &columns, missing: B::MISSING },
     };
     let (values, options, place) = match beside {
         Some(options) => (matrix(&bytes, expected)?, options, QUERY),
@@ -139,7 +140,7 @@ pub(super) fn gap(values: &[f32], missing: Missing) -> Option<usize> {
 
 /// Rows of a JSON body, checked and laid one after the other.
 fn flatten(rows: Vec<RowInput>, expected: Expected<'_>) -> Result<Vec<f32>, Refusal> {
-    let Expected { what, width, names, missing } = expected;
+    let Expected { what, width, columns, missing } = expected;
     let mut faults = Faults::new();
     if rows.is_empty() || rows.len() > INFERENCE_ROWS {
         let detail = format!("has {} {what}; allowed are 1 to {INFERENCE_ROWS}", rows.len());
@@ -151,13 +152,14 @@ fn flatten(rows: Vec<RowInput>, expected: Expected<'_>) -> Result<Vec<f32>, Refu
         match row {
             RowInput::Values(row) if row.len() == width => {
                 for (column, value) in row.into_iter().enumerate() {
-                    values.push(number(value, missing, &mut faults, || format!("{place}/{column}")));
+                    let described = columns.get(column).copied();
+                    values.push(number(value, described, missing, &mut faults, || format!("{place}/{column}")));
                 }
             }
             RowInput::Values(row) => {
                 faults.push(place, "wrong_width", format!("has {} values; this model takes {width}", row.len()));
             }
-            RowInput::Named(_) if names.is_empty() => {
+            RowInput::Named(_) if columns.is_empty() => {
                 faults.push(place, "wrong_type", "is an object; codes are arrays of numbers");
             }
             RowInput::Named(row) => named(row, expected, &mut values, &mut faults, &place),
@@ -167,17 +169,14 @@ fn flatten(rows: Vec<RowInput>, expected: Expected<'_>) -> Result<Vec<f32>, Refu
     Ok(values)
 }
 
-fn named(
-    row: Vec<(String, Option<f64>)>,
-    expected: Expected<'_>,
-    values: &mut Vec<f32>,
-    faults: &mut Faults,
-    place: &str,
-) {
-    let mut given: std::collections::HashMap<String, Option<f64>> = row.into_iter().collect();
-    for name in expected.names {
-        match given.remove(*name) {
-            Some(value) => values.push(number(value, expected.missing, faults, || format!("{place}/{name}"))),
+fn named(row: Vec<(String, Cell)>, expected: Expected<'_>, values: &mut Vec<f32>, faults: &mut Faults, place: &str) {
+    let mut given: std::collections::HashMap<String, Cell> = row.into_iter().collect();
+    for column in expected.columns {
+        let name = &column.name;
+        match given.remove(name) {
+            Some(value) => {
+                values.push(number(value, Some(column), expected.missing, faults, || format!("{place}/{name}")));
+            }
             None if expected.missing == Missing::Kept => values.push(f32::NAN),
             None => {
                 faults.push(format!("{place}/{name}"), "missing", "is missing; a row names every column of the model")
@@ -191,27 +190,71 @@ fn named(
     }
 }
 
-fn number(value: Option<f64>, missing: Missing, faults: &mut Faults, place: impl Fn() -> String) -> f32 {
-    let Some(value) = value else {
-        if missing == Missing::Refused {
-            faults.push(place(), "missing_value", "is null; only impute takes missing values");
+/// The value of a cell. In a column of texts a number is the text that it is written as.
+fn number(
+    cell: Cell,
+    column: Option<&Column>,
+    missing: Missing,
+    faults: &mut Faults,
+    place: impl Fn() -> String,
+) -> f32 {
+    let texts = column.filter(|column| !column.levels.is_empty());
+    match (cell, texts) {
+        (Cell::Missing, _) => {
+            if missing == Missing::Refused {
+                faults.push(place(), "missing_value", "is null; only impute takes missing values");
+            }
+            f32::NAN
         }
-        return f32::NAN;
-    };
-    let number = value as f32;
-    if !number.is_finite() {
-        faults.push(place(), "out_of_range", format!("is {value}, beyond what 32-bit floats hold (about 3.4e38)"));
+        (Cell::Number(value), None) => {
+            let number = value as f32;
+            if !number.is_finite() {
+                let detail = format!("is {value}, beyond what 32-bit floats hold (about 3.4e38)");
+                faults.push(place(), "out_of_range", detail);
+            }
+            number
+        }
+        (Cell::Number(value), Some(column)) => level(column, &value.to_string(), faults, place),
+        (Cell::Text(text), Some(column)) => level(column, &text, faults, place),
+        (Cell::Text(text), None) => {
+            let shown: String = text.chars().take(40).collect();
+            faults.push(place(), "wrong_type", format!("is the text `{shown}`, and a number is wanted"));
+            f32::NAN
+        }
     }
-    number
+}
+
+fn level(column: &Column, text: &str, faults: &mut Faults, place: impl Fn() -> String) -> f32 {
+    column.value_of(text).unwrap_or_else(|| {
+        faults.push(place(), "unknown_level", unknown_level(column, text));
+        f32::NAN
+    })
+}
+
+/// What is said of a text that a column does not have.
+pub(super) fn unknown_level(column: &Column, text: &str) -> String {
+    let shown: String = text.chars().take(40).collect();
+    let some: Vec<&str> = column.levels.iter().take(12).map(String::as_str).collect();
+    let more = if column.levels.len() > some.len() { " …" } else { "" };
+    format!("is `{shown}`; the levels of `{}` are {}{more}", column.name, some.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::dataset::{Kind, Role};
 
     fn rows(body: &str, missing: Missing) -> Result<Vec<f32>, Refusal> {
         let rows: Vec<RowInput> = serde_json::from_str(body).unwrap();
-        flatten(rows, Expected { what: "rows", width: 2, names: &["a", "b"], missing })
+        let columns = ["a", "b"].map(|name| Column {
+            name: name.to_owned(),
+            kind: Kind::Real,
+            role: Role::Feature,
+            reason: None,
+            levels: Vec::new(),
+            profile: None,
+        });
+        flatten(rows, Expected { what: "rows", width: 2, columns: &columns.each_ref(), missing })
     }
 
     fn pointers(refusal: Refusal) -> Vec<String> {

@@ -118,7 +118,7 @@ pub async fn get_decode(
 ) -> Result<Response, ApiError> {
     let DecodeQuery { x, spread, draw, seed, format } = query;
     let asked = Asked::of(app, id, format, &headers).await?;
-    let codes = references::inline(&x, asked.latent(), Missing::Refused)?;
+    let codes = references::inline(&x, asked.latent(), std::iter::empty(), Missing::Refused)?;
     decode(&asked, codes, &DecodeOptions { spread, draw, seed, format }, QUERY).await
 }
 
@@ -152,6 +152,6 @@ async fn decode(asked: &Asked, codes: Vec<f32>, options: &DecodeOptions, place: 
         _ => Question::Decode(codes),
     };
     let Answer { values, beside } = asked.ask(question).await?;
-    let spread = beside.as_deref().map(|values| Matrix { values, width: asked.width() });
+    let spread = beside.as_deref().map(|values| Matrix::new(values, asked.width()));
     answers::rows(asked, &values, None, |rows| DecodedView { rows, spread })
 }

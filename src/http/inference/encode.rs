@@ -68,6 +68,6 @@ async fn encode(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     let width = asked.latent();
     Asked::check_answer_size(rows.len() / asked.width(), width)?;
     let Answer { values, beside } = asked.ask(Question::Encode(rows)).await?;
-    let spread = beside.as_deref().map(|values| Matrix { values, width });
-    answers::numbers(asked, "codes", Matrix { values: &values, width }, |codes| CodesView { codes, spread })
+    let spread = beside.as_deref().map(|values| Matrix::new(values, width));
+    answers::numbers(asked, "codes", Matrix::new(&values, width), |codes| CodesView { codes, spread })
 }

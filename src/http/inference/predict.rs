@@ -77,12 +77,9 @@ async fn predict(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     let width = labels.len();
     let Answer { values, beside } = asked.ask(Question::Predict(rows)).await?;
     let beside = beside.unwrap_or_default();
-    let spread = Matrix { values: &beside, width };
-    answers::numbers(asked, "predictions", Matrix { values: &values, width }, |predictions| PredictionsView {
-        labels,
-        predictions,
-        spread,
-    })
+    let spread = Matrix::new(&beside, width);
+    let predictions = Matrix::of(&values, schema.label_columns());
+    answers::numbers(asked, "predictions", predictions, |predictions| PredictionsView { labels, predictions, spread })
 }
 
 fn learned_none(asked: &Asked) -> Refusal {

@@ -137,7 +137,7 @@ async fn reconstruct(asked: &Asked, rows: Vec<f32>, with_scores: bool, place: Pl
     let originals = (asked.form == Form::Png).then(|| rows.clone());
     let Answer { values, beside } = asked.ask(Question::Reconstruct(rows)).await?;
     // A prepared row may be wider than a row, because a category becomes one number a level.
-    let score_estimates = scores.as_ref().map(|values| Matrix { values, width: values.len() / count });
+    let score_estimates = scores.as_ref().map(|values| Matrix::new(values, values.len() / count));
     let errors = beside.as_deref().unwrap_or_default();
     answers::rows(asked, &values, originals.as_deref(), |rows| ReconstructionView { rows, errors, score_estimates })
 }

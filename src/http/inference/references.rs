@@ -2,8 +2,9 @@
 
 use super::Asked;
 use super::bodies::{Missing, gap};
-use crate::data::csv;
+use crate::data::dataset::Column;
 use crate::data::rows::RowFile;
+use crate::data::words::Words;
 use crate::domain::id::DatasetId;
 use crate::domain::limits::INFERENCE_ROWS;
 use crate::domain::refusal::{Code, Faults, Refusal};
@@ -24,7 +25,7 @@ impl Reference {
                 let detail = "is missing: name rows by `dataset` and `rows`, or give them as `x`";
                 return Err(invalid("?dataset", "missing", detail));
             }
-            return Ok(inline(&x, asked.width(), missing)?);
+            return Ok(inline(&x, asked.width(), asked.model.schema.feature_columns(), missing)?);
         };
         if !x.is_empty() {
             return Err(invalid("?x", "conflict", "goes without `dataset`"));
@@ -51,13 +52,16 @@ async fn stored(asked: &Asked, id: DatasetId, rows: Option<&str>, missing: Missi
     let (first, last) = range(rows.unwrap_or("0-31"), rows.is_none(), dataset.rows)
         .map_err(|detail| invalid("?rows", "out_of_range", detail))?;
     Asked::check_answer_size(last - first + 1, width)?;
+    let recodes: Vec<Recode> = (dataset.schema.feature_columns().zip(schema.feature_columns()))
+        .map(|(theirs, ours)| recode(theirs, ours))
+        .collect();
     let (kept, features) = (dataset.schema.kept().count(), dataset.schema.features());
     let (path, count) = (store.rows_path(id), dataset.rows);
     let read = move || -> std::io::Result<Vec<f32>> {
         let file = RowFile::open(&path, kept, count)?;
         Ok((first..=last)
-            .flat_map(|row| features.iter().map(move |feature| (row, *feature)))
-            .map(|(row, feature)| file.row(row)[feature])
+            .flat_map(|row| features.iter().zip(&recodes).map(move |(feature, recode)| (row, *feature, recode)))
+            .map(|(row, feature, recode)| recode.apply(file.row(row)[feature]))
             .collect())
     };
     let values =
@@ -65,11 +69,36 @@ async fn stored(asked: &Asked, id: DatasetId, rows: Option<&str>, missing: Missi
     if let Some(position) = gap(&values, missing) {
         let (row, column) = (first + position / width, position % width);
         let detail = format!(
-            "includes row {row}, which has no value in feature column {column}; only impute takes missing values"
+            "includes row {row}, which has no value that the model knows in feature column {column}; only impute takes missing values"
         );
         return Err(invalid("?rows", "missing_value", detail));
     }
     Ok(values)
+}
+
+/// How values of one column become those of another of the same name.
+enum Recode {
+    Same,
+    /// The value of each level; NaN of one that the model does not know.
+    Levels(Vec<f32>),
+}
+
+impl Recode {
+    fn apply(&self, value: f32) -> f32 {
+        match self {
+            Self::Levels(values) if value >= 0.0 => values.get(value as usize).copied().unwrap_or(f32::NAN),
+            _ => value,
+        }
+    }
+}
+
+/// Levels stand for each other by their texts.
+fn recode(theirs: &Column, ours: &Column) -> Recode {
+    if theirs.levels == ours.levels {
+        return Recode::Same;
+    }
+    let known = |level: &String| ours.value_of(level).unwrap_or(f32::NAN);
+    Recode::Levels(theirs.levels.iter().map(known).collect())
 }
 
 /// Both ends of `7` or `0-31`. A default range is cut to the rows there are.
@@ -90,18 +119,33 @@ fn range(text: &str, is_default: bool, rows: u64) -> Result<(usize, usize), Stri
     Ok((first as usize, last as usize))
 }
 
-/// Rows or codes of a query, each as numbers with commas between.
-pub(super) fn inline(rows: &[String], width: usize, missing: Missing) -> Result<Vec<f32>, Refusal> {
+/// Rows or codes of a query, each as values with commas between. Codes have no columns.
+pub(super) fn inline<'a>(
+    rows: &[String],
+    width: usize,
+    columns: impl Iterator<Item = &'a Column>,
+    missing: Missing,
+) -> Result<Vec<f32>, Refusal> {
+    let columns: Vec<&Column> = columns.collect();
+    let words = Words::default();
+    let value = |(position, cell): (usize, &str)| match columns.get(position) {
+        Some(column) if !column.levels.is_empty() => {
+            column.value_of(cell).or_else(|| words.is_missing(cell.trim()).then_some(f32::NAN))
+        }
+        _ => words.number(cell.as_bytes()).filter(|number| !number.is_infinite()),
+    };
     let mut faults = Faults::new();
     if rows.is_empty() {
         faults.push("?x", "missing", format!("is missing: give {width} numbers with commas between"));
     }
     let mut values = Vec::new();
     for (index, row) in rows.iter().enumerate() {
-        let parsed: Vec<f32> = row.split(',').filter_map(csv::cell).collect();
+        let parsed: Vec<f32> = row.split(',').enumerate().filter_map(value).collect();
         if parsed.len() != width || row.split(',').count() != width || gap(&parsed, missing).is_some() {
             let gaps = if missing == Missing::Kept { " (or nothing where one is missing)" } else { "" };
-            let detail = format!("(number {index}) is not {width} finite numbers{gaps} with commas between");
+            let detail = format!(
+                "(number {index}) is not {width} finite numbers{gaps}, or levels of categories, with commas between"
+            );
             faults.push("?x", "wrong_width", detail);
         }
         values.extend(parsed);
@@ -128,17 +172,18 @@ mod tests {
     #[test]
     fn inline_rows_have_their_width_and_gaps_only_where_those_are_kept() {
         let text = |row: &str| vec![row.to_owned()];
-        assert_eq!(inline(&text("1, -2.5"), 2, Missing::Refused).unwrap(), [1.0, -2.5]);
+        let none = || std::iter::empty::<&Column>();
+        assert_eq!(inline(&text("1, -2.5"), 2, none(), Missing::Refused).unwrap(), [1.0, -2.5]);
         for bad in ["1", "1,2,3", "1,x", "1,inf", "1,", "nan,1"] {
-            let refusal = inline(&text(bad), 2, Missing::Refused).unwrap_err();
+            let refusal = inline(&text(bad), 2, none(), Missing::Refused).unwrap_err();
             assert_eq!((refusal.errors.len(), refusal.errors[0].pointer.as_str()), (1, "?x"), "{bad}");
         }
         for gap in ["1,", "1,nan", "1,NA"] {
-            let row = inline(&text(gap), 2, Missing::Kept).unwrap();
+            let row = inline(&text(gap), 2, none(), Missing::Kept).unwrap();
             assert!(row[0] == 1.0 && row[1].is_nan(), "{gap}: {row:?}");
         }
         for bad in ["1", "1,,", "1,x", "1,inf"] {
-            assert!(inline(&text(bad), 2, Missing::Kept).is_err(), "{bad}");
+            assert!(inline(&text(bad), 2, none(), Missing::Kept).is_err(), "{bad}");
         }
     }
 }
