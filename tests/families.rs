@@ -5,6 +5,7 @@ mod networks;
 
 use std::path::PathBuf;
 
+use latente::data::dataset::Role;
 use latente::data::dataset::Schema;
 use latente::data::preparation::ScalingSpec;
 use latente::data::rows::RowFile;
@@ -41,9 +42,8 @@ impl Digits {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("rows");
         let spec = IngestSpec {
-            labels: vec!["digit".into()],
             image: Some(ImageShape { channels: 1, height: 8, width: 8 }),
-            ..IngestSpec::default()
+            ..IngestSpec::default().with_role(Role::Label, ["digit"])
         };
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("demo/digits.csv.gz");
         let ingested = ingest(&source, &target, &spec, 1 << 30).unwrap();

@@ -187,7 +187,10 @@ fn names(record: &csv::ByteRecord) -> Result<Vec<String>, DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{IngestSpec, Ingested, dataset::Role, ingest, rows::RowFile};
+    use crate::data::dataset::{Kind, Role};
+    use crate::data::{IngestSpec, Ingested, ingest, rows::RowFile};
+    use crate::domain::limits::LINE_BYTES;
+    use crate::domain::refusal::Refusal;
 
     fn with(spec: &IngestSpec, bytes: &[u8]) -> Result<(Ingested, Vec<Vec<f32>>), DataError> {
         let directory = tempfile::tempdir().unwrap();
@@ -205,7 +208,7 @@ mod tests {
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        io::Write::write_all(&mut encoder, bytes).unwrap();
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
         encoder.finish().unwrap()
     }
 
@@ -218,6 +221,100 @@ mod tests {
         assert_eq!(names(b"\xef\xbb\xbfa,b\r\n1,2"), ["a", "b"]);
         assert_eq!(names(b"1,2\n3,4\n"), ["c0", "c1"]);
         assert_eq!(names(b"NA,2\n3,4\n"), ["c0", "c1"]);
+    }
+
+    #[test]
+    fn a_header_over_texts_is_told_from_a_row_of_them() {
+        let named = |bytes: &[u8]| plain(bytes).unwrap().0.schema.columns[0].name == "s";
+        assert!(named(b"s,t\nm,1\nf,2\n"));
+        assert!(named(b"s,t\nm,x\nf,y\n"));
+        assert!(!named(b"s,1\nm,2\ns,3\n"));
+        assert!(!named(b"s,x\nm,y\ns,x\n"));
+    }
+
+    #[test]
+    fn the_delimiter_and_the_decimal_sign_are_found() {
+        let rows = [[1.5, 2.0], [-3.25, 4.0]];
+        for text in [
+            "a;b\n1,5;2\n-3,25;4\n",
+            "a\tb\n1.5\t2\n-3.25\t4\n",
+            "a|b\n1.5|2\n-3.25|4\n",
+            "\"a\",b\n1.5,\"2\"\n-3.25,4\n",
+        ] {
+            assert_eq!(plain(text.as_bytes()).unwrap().1, rows, "{text}");
+        }
+        let said = IngestSpec { delimiter: Some(b' '), ..IngestSpec::default() };
+        assert_eq!(with(&said, b"a b\n1.5 2\n-3.25 4\n").unwrap().1, rows);
+    }
+
+    #[test]
+    fn utf_16_and_zstd_read_like_plain_text() {
+        let text = "a,b\n1,2\n3.5,-4e2\n";
+        let expected = plain(text.as_bytes()).unwrap().1;
+        let wide = |to: fn(u16) -> [u8; 2]| {
+            std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(to).collect::<Vec<u8>>()
+        };
+        assert_eq!(plain(&wide(u16::to_le_bytes)).unwrap().1, expected);
+        assert_eq!(plain(&wide(u16::to_be_bytes)).unwrap().1, expected);
+        assert_eq!(plain(&zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap().1, expected);
+    }
+
+    #[test]
+    fn texts_become_levels_in_their_order() {
+        let (ingested, rows) = plain(b"size,x\n10,1\nsmall,2\n9,3\nNA,4\nsmall,5\n").unwrap();
+        let column = &ingested.schema.columns[0];
+        assert_eq!((column.kind, column.levels.join(",")), (Kind::Categorical, "9,10,small".to_owned()));
+        assert_eq!(rows.iter().map(|row| row[0]).take(3).collect::<Vec<_>>(), [1.0, 2.0, 0.0]);
+        assert!(rows[3][0].is_nan());
+        let spec =
+            IngestSpec { levels: vec![("size".into(), vec!["small".into(), "9".into()])], ..IngestSpec::default() };
+        let Err(DataError::Refused(refusal)) = with(&spec, b"size,x\nsmall,2\n10,1\n") else {
+            panic!("10 is no level")
+        };
+        assert_eq!(
+            (refusal.errors[0].pointer.as_str(), refusal.errors[0].code.as_str()),
+            ("/rows/1/columns/0", "unknown_level")
+        );
+    }
+
+    #[test]
+    fn free_text_is_left_out_and_says_why() {
+        let lines: String = (0..60).map(|row| format!("name {row},note {},{}\n", row % 40, row * row)).collect();
+        let (ingested, rows) = plain(format!("who,note,x\n{lines}").as_bytes()).unwrap();
+        assert_eq!(rows[3], [9.0]);
+        let roles: Vec<(Role, Kind)> =
+            ingested.schema.columns.iter().map(|column| (column.role, column.kind)).collect();
+        assert_eq!(roles, [(Role::Id, Kind::Text), (Role::Ignore, Kind::Text), (Role::Feature, Kind::Count)]);
+        assert!(ingested.schema.columns[..2].iter().all(|column| column.reason.is_some()));
+        let asked = IngestSpec::default().with_role(Role::Label, ["note"]);
+        assert!(
+            matches!(with(&asked, format!("who,note,x\n{lines}").as_bytes()), Err(DataError::Refused(refusal)) if refusal.errors[0].code == "free_text")
+        );
+    }
+
+    #[test]
+    fn a_category_that_grows_too_large_behind_the_look_is_left_out() {
+        let early: String = (0..10_050).map(|row| format!("{},{row}.5\n", ["a", "b"][row % 2])).collect();
+        let late: String = (0..400).map(|row| format!("t{row},0.5\n")).collect();
+        let (ingested, rows) = plain(format!("s,x\n{early}{late}").as_bytes()).unwrap();
+        assert_eq!((rows.len(), rows[1].len(), rows[1][0]), (10_450, 1, 1.5));
+        assert_eq!((ingested.schema.columns[0].role, ingested.schema.columns[0].kind), (Role::Ignore, Kind::Text));
+    }
+
+    #[test]
+    fn a_text_behind_the_look_in_a_column_of_numbers_is_named() {
+        let early: String = (0..10_050).map(|row| format!("{row}.5,1\n")).collect();
+        let Err(DataError::Refused(refusal)) = plain(format!("a,b\n{early}oops,1\n").as_bytes()) else { panic!() };
+        assert_eq!(refusal.errors[0].pointer, "/rows/10050/columns/0");
+        assert!(refusal.errors[0].detail.contains("line 10052"), "{}", refusal.errors[0].detail);
+    }
+
+    #[test]
+    fn own_markers_of_missing_values_are_taken() {
+        let spec = IngestSpec { missing: vec!["-999".into(), "unknown".into()], ..IngestSpec::default() };
+        let (_, rows) = with(&spec, b"a,b\n-999,x\n2,unknown\n3,y\n-999.0,x\n").unwrap();
+        let gaps: Vec<bool> = rows.iter().flatten().map(|value| value.is_nan()).collect();
+        assert_eq!(gaps, [true, false, false, true, false, false, true, false]);
     }
 
     #[test]
@@ -236,7 +333,7 @@ mod tests {
 
     #[test]
     fn ignored_columns_may_hold_text_and_labels_are_no_features() {
-        let spec = IngestSpec { ignored: vec!["name".into()], labels: vec!["y".into()], ..IngestSpec::default() };
+        let spec = IngestSpec::default().with_role(Role::Ignore, ["name"]).with_role(Role::Label, ["y"]);
         let (ingested, rows) = with(&spec, b"name,x,y\nAda,1,0\nBob,2,1\n").unwrap();
         assert_eq!(rows, [[1.0, 0.0], [2.0, 1.0]]);
         assert_eq!(
@@ -260,20 +357,24 @@ mod tests {
         check(b"\n\n", "", "empty");
         check(b"a,b\n", "", "empty");
         check(b"a,b\n1,2\n3\n", "/rows/1", "ragged");
-        check(b"a,b\n1,2\n3,x\n", "/rows/1/columns/1", "not_a_number");
+        let mostly_numbers = [b"a,b\n".as_slice(), &b"1,2\n".repeat(20), b"3,x\n"].concat();
+        check(&mostly_numbers, "/rows/20/columns/1", "not_a_number");
         check(b"a,b\n1,inf\n", "/rows/0/columns/1", "out_of_range");
         check(b"a,b\n1,-1e99\n", "/rows/0/columns/1", "out_of_range");
         check(b"a,a\n1,2\n", "/columns/1", "duplicate");
-        check(b"\xff\xfea\0", "/", "not_utf8");
         check(b"a,\xff\n1,2\n", "/columns/1", "not_utf8");
         check(b"PK\x03\x04\0\0\0", "/", "not_text");
         let whole = gzip(b"a,b\n1,2\n3,4\n5,6\n");
-        check(&whole[..whole.len() - 9], "/", "broken_gzip");
+        check(&whole[..whole.len() - 9], "/", "broken_compression");
     }
 
     #[test]
     fn every_bad_cell_of_a_row_is_named() {
-        let Err(DataError::Refused(refusal)) = plain(b"a,b\nx,y\nz,1\n") else { panic!("text was taken as numbers") };
+        let spec =
+            IngestSpec { kinds: vec![("a".into(), Kind::Real), ("b".into(), Kind::Real)], ..IngestSpec::default() };
+        let Err(DataError::Refused(refusal)) = with(&spec, b"a,b\nx,y\nz,1\n") else {
+            panic!("text was taken as numbers")
+        };
         assert_eq!(refusal.errors.len(), 3);
         assert_eq!(refusal.errors[2].pointer, "/rows/1/columns/0");
     }

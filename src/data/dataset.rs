@@ -469,13 +469,40 @@ pub struct Given<'a> {
 mod tests {
     use super::*;
 
-    fn text(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+    use crate::data::sink::Holds;
+
+    fn fields(names: &[&str]) -> Vec<Field> {
+        names.iter().map(|name| Field::new(*name, Holds::Numbers)).collect()
+    }
+
+    fn kept(name: &str, role: Role, whole: bool, counts_up: bool) -> Column {
+        let profile = Profile {
+            minimum: Some(1.0),
+            maximum: Some(20.0),
+            mean: Some(10.5),
+            deviation: Some(5.8),
+            missing: 0,
+            distinct: 20,
+            distinct_is_exact: true,
+            whole,
+            kind: Some(if whole { Kind::Count } else { Kind::Positive }),
+            counts_up,
+        };
+        Column {
+            name: name.to_owned(),
+            kind: Kind::Count,
+            role,
+            reason: None,
+            levels: Vec::new(),
+            profile: Some(profile),
+        }
     }
 
     #[test]
     fn features_are_found_among_the_kept_columns() {
-        let columns = columns(text(&["id", "a", "y", "b"]), &text(&["y"]), &text(&["id"])).unwrap();
+        let column = |name, role| kept(name, role, true, false);
+        let mut columns = vec![column("a", Role::Feature), column("y", Role::Label), column("b", Role::Feature)];
+        columns.insert(0, Column { profile: None, ..column("id", Role::Id) });
         let schema = Schema { columns, image: None };
         assert_eq!(schema.features(), [0, 2]);
         assert_eq!(schema.labels(), [1]);
@@ -484,8 +511,51 @@ mod tests {
 
     #[test]
     fn every_fault_of_the_columns_is_reported_at_once() {
-        let refusal = columns(text(&["a", "a", "b"]), &text(&["x"]), &text(&["z"])).unwrap_err();
+        let spec = IngestSpec::default().with_role(Role::Label, ["x"]).with_role(Role::Ignore, ["z"]);
+        let refusal = columns(&fields(&["a", "a", "b"]), &spec).unwrap_err();
         let pointers: Vec<&str> = refusal.errors.iter().map(|fault| fault.pointer.as_str()).collect();
         assert_eq!(pointers, ["/columns/1", "?label", "?ignore"]);
+    }
+
+    #[test]
+    fn roles_are_as_asked_and_features_that_are_named_are_all_there_are() {
+        let spec = IngestSpec::default().with_role(Role::Feature, ["b"]).with_role(Role::Label, ["y"]);
+        let roles: Vec<Role> =
+            columns(&fields(&["a", "b", "y"]), &spec).unwrap().iter().map(|column| column.role).collect();
+        assert_eq!(roles, [Role::Ignore, Role::Feature, Role::Label]);
+        let both = IngestSpec::default().with_role(Role::Id, ["a"]).with_role(Role::Label, ["a"]);
+        assert_eq!(columns(&fields(&["a", "b"]), &both).unwrap_err().errors[0].code, "conflict");
+    }
+
+    #[test]
+    fn numbers_that_only_say_which_row_it_is_become_ids() {
+        let found = |column: Column, spec: &IngestSpec| {
+            let mut columns =
+                vec![column, kept("x", Role::Feature, false, false), kept("y", Role::Feature, false, false)];
+            infer_ids(&mut columns, spec, 20);
+            (columns[0].role, columns[0].reason.is_some())
+        };
+        let plain = IngestSpec::default();
+        assert_eq!(found(kept("customer_id", Role::Feature, true, false), &plain), (Role::Id, true));
+        assert_eq!(found(kept("n", Role::Feature, true, true), &plain), (Role::Id, true));
+        assert_eq!(found(kept("age", Role::Feature, true, false), &plain), (Role::Feature, false));
+        let asked = IngestSpec::default().with_role(Role::Feature, ["n"]);
+        assert_eq!(found(kept("n", Role::Feature, true, true), &asked), (Role::Feature, false));
+    }
+
+    #[test]
+    fn roles_and_kinds_are_changed_where_the_values_allow_it() {
+        let schema = Schema {
+            columns: vec![kept("a", Role::Feature, true, false), kept("b", Role::Feature, false, false)],
+            image: None,
+        };
+        let change = |name: &str, role, kind| BTreeMap::from([(name.to_owned(), Change { role, kind })]);
+        let amended = schema.amend(&change("a", Some(Role::Label), Some(Kind::Categorical)), None).unwrap();
+        assert_eq!((amended.columns[0].role, amended.columns[0].kind), (Role::Label, Kind::Categorical));
+        let refused = |changes, image| schema.amend(&changes, image).unwrap_err().errors.remove(0).pointer;
+        assert_eq!(refused(change("b", None, Some(Kind::Count)), None), "/columns/b/kind");
+        assert_eq!(refused(change("z", None, None), None), "/columns/z");
+        let image = Some(Some(ImageShape { channels: 1, height: 2, width: 2 }));
+        assert_eq!(refused(BTreeMap::new(), image), "/image");
     }
 }

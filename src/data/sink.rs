@@ -288,6 +288,9 @@ impl<'a> Sink<'a> {
             Holds::Names => None,
             _ => self.words.number(text.as_bytes()),
         };
+        if number.is_some_and(f32::is_nan) {
+            return self.cell(column, f32::NAN, None);
+        }
         if number.is_some_and(f32::is_infinite) && !matches!(self.states[column], State::Levels(_)) {
             return self.cell_fault(column, "out_of_range", &shown(bytes), BEYOND);
         }

@@ -24,7 +24,7 @@ async fn a_csv_file_becomes_a_dataset_with_a_profile() {
     assert_eq!(
         columns[0]["profile"],
         json!({
-            "minimum": 1.5, "maximum": 3.5, "mean": 2.5, "deviation": (2.0_f64 / 3.0).sqrt(), "missing": 0, "distinct": 3, "distinct_is_exact": true
+            "minimum": 1.5, "maximum": 3.5, "mean": 2.5, "deviation": (2.0_f64 / 3.0).sqrt(), "missing": 0, "distinct": 3, "distinct_is_exact": true, "whole": false
         })
     );
     assert_eq!((columns[1]["kind"].as_str(), &columns[1]["profile"]["missing"]), (Some("count"), &json!(1)));
