@@ -5,9 +5,9 @@
 
 use std::io::Read;
 
-use super::sink::{Field, Holds, Sink};
+use super::headings::{self, Heading};
+use super::sink::Sink;
 use super::text::{Text, refuse, wrong};
-use super::words::Words;
 use super::{DataError, Header};
 use crate::domain::refusal::{Code, Faults};
 
@@ -23,14 +23,14 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     if sink.spec.decimal.is_none() && sample.has_decimal_commas() {
         sink.say_decimal_comma();
     }
-    let named = match sink.spec.header {
-        Header::Present => true,
-        Header::Absent => false,
-        Header::Auto => sample.has_header(sink.words()),
+    let heading = match sink.spec.header {
+        Header::Present => Heading::Names,
+        Header::Absent => Heading::None,
+        Header::Auto => Heading::of(&sample.rows, sink.words()),
     };
     let most_bytes = text.most_bytes();
     let reader = builder(sample.delimiter).from_reader(text.reader());
-    Table { reader, most_bytes }.read(named, sink)
+    Table { reader, most_bytes }.read(heading, sink)
 }
 
 fn builder(delimiter: u8) -> csv::ReaderBuilder {
@@ -101,25 +101,6 @@ impl Sample {
         let cells = || self.rows.iter().flatten();
         self.delimiter != b',' && cells().any(|cell| written(',')(&cell)) && !cells().any(|cell| written('.')(&cell))
     }
-
-    /// Whether the first row holds names: a text over a column of numbers says so, and where there are no numbers that none of
-    /// its texts comes again below.
-    fn has_header(&self, words: &Words) -> bool {
-        let Some((first, below)) = self.rows.split_first() else { return false };
-        let is_text = |cell: &[u8]| words.number(cell).is_none();
-        if !first.iter().any(|cell| is_text(cell)) {
-            return false;
-        }
-        let column = |position: usize| below.iter().filter_map(move |row| row.get(position));
-        let over_numbers = first.iter().enumerate().any(|(position, cell)| {
-            let mut numbers = column(position).filter_map(|cell| words.number(cell));
-            is_text(cell) && !column(position).any(|cell| is_text(cell)) && numbers.any(|number| !number.is_nan())
-        });
-        let has_numbers = first.iter().any(|cell| words.number(cell).is_some_and(|number| !number.is_nan()));
-        let comes_again =
-            || first.iter().enumerate().any(|(position, cell)| column(position).any(|other| other == cell));
-        over_numbers || (!has_numbers && !comes_again())
-    }
 }
 
 struct Table<R> {
@@ -128,23 +109,35 @@ struct Table<R> {
 }
 
 impl<R: Read> Table<R> {
-    fn read(mut self, named: bool, sink: &mut Sink<'_>) -> Result<(), DataError> {
+    fn read(mut self, heading: Heading, sink: &mut Sink<'_>) -> Result<(), DataError> {
         let mut record = csv::ByteRecord::new();
         if !self.next(&mut record)? {
             return Err(refuse("", "empty", "the file has no rows of data"));
         }
-        let width = record.len();
-        let names = if named { names(&record)? } else { (0..width).map(|column| format!("c{column}")).collect() };
-        sink.begin(names.into_iter().map(|name| Field::new(name, Holds::Texts)).collect())?;
-        if named && !self.next(&mut record)? {
-            return Err(refuse("", "empty", "the file has a header and no rows of data"));
+        let mut lines = Vec::new();
+        for _ in 0..heading.lines() {
+            lines.push(record.clone());
+            if !self.next(&mut record)? {
+                return Err(refuse("", "empty", "the file has a header and no rows of data"));
+            }
         }
+        let texts = |line: &csv::ByteRecord| {
+            line.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect::<Vec<_>>()
+        };
+        let fields = match heading {
+            Heading::None => headings::named((0..record.len()).map(|column| format!("c{column}")).collect()),
+            Heading::Names => headings::named(names(&lines[0])?),
+            Heading::Orange => headings::orange(names(&lines[0])?, &texts(&lines[1]), &texts(&lines[2])),
+            Heading::Counts => headings::with_class(record.len()),
+        };
+        let width = fields.len();
+        sink.begin(fields)?;
         loop {
             sink.at_line(record.position().map_or(0, csv::Position::line));
             if record.len() == width {
                 record.iter().for_each(|cell| sink.text(cell));
             } else {
-                let than = if named { "the header" } else { "the first row" };
+                let than = if heading == Heading::None { "the first row" } else { "the header" };
                 sink.fault("ragged", format_args!("has {} cells; {than} has {width}", record.len()));
             }
             sink.end_row()?;

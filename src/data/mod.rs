@@ -7,12 +7,14 @@
 
 pub mod csv;
 pub mod dataset;
+mod headings;
 pub mod npy;
 pub mod preparation;
 pub mod rows;
 mod sink;
 pub mod spec;
 pub mod split;
+pub mod summary;
 mod text;
 pub mod words;
 

@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod lists;
 pub mod models;
 pub mod openapi;
+pub mod profile;
 pub mod server;
 
 use std::sync::Arc;
@@ -87,7 +88,11 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /v1/datasets/{id}/rows
         .routes(routes!(datasets::create_dataset, datasets::list_datasets))
         .routes(routes!(datasets::get_dataset, datasets::change_dataset, datasets::delete_dataset))
+        // GET               /v1/datasets/{id}/profile
+        // GET               /v1/datasets/{id}/picture
         .routes(routes!(datasets::get_rows))
+        .routes(routes!(profile::get_profile))
+        .routes(routes!(profile::get_picture))
         // POST GET          /v1/jobs
         // GET               /v1/jobs/{id}
         // POST              /v1/jobs/{id}/cancel
