@@ -19,9 +19,15 @@ use crate::http::forms::{Form, NPY, RowInput};
 pub(super) enum Missing {
     /// The question is refused.
     Refused,
+    /// They are kept where the model was trained on rows with gaps, else refused.
+    AsTrained,
     /// They are kept, as NaN.
     Kept,
 }
+
+/// Why a missing value is refused.
+pub(super) const ONLY_IMPUTE: &str =
+    "this model was trained on rows without gaps, of which only impute takes missing values";
 
 /// How wide the rows of a question are, what they are called, and whether they may have gaps.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +47,7 @@ pub(super) trait PostedRows: DeserializeOwned {
     /// Whether it brings codes.
     const CODES: bool = false;
     /// What becomes of missing values.
-    const MISSING: Missing = Missing::Refused;
+    const MISSING: Missing = Missing::AsTrained;
 
     fn split(self) -> (Vec<RowInput>, Self::Options);
 
@@ -82,8 +88,8 @@ pub(super) async fn posted<B: PostedRows>(
     let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
     let names: Vec<&str> = asked.model.schema.feature_columns().map(|column| column.name.as_str()).collect();
     let expected = match B::CODES {
-        true => Expected { what: "codes", width: asked.latent(), names: &[], missing: B::MISSING },
-        false => Expected { what: "rows", width: asked.width(), names: &names, missing: B::MISSING },
+        true => Expected { what: "codes", width: asked.latent(), names: &[], missing: Missing::Refused },
+        false => Expected { what: "rows", width: asked.width(), names: &names, missing: asked.missing(B::MISSING) },
     };
     let (values, options, place) = match beside {
         Some(options) => (matrix(&bytes, expected)?, options, QUERY),
@@ -126,7 +132,7 @@ fn matrix(body: &[u8], expected: Expected<'_>) -> Result<Vec<f32>, ApiError> {
     }
     if let Some(position) = gap(&values, missing) {
         let pointer = format!("/{what}/{}/{}", position / width, position % width);
-        let detail = "is NaN; only impute takes missing values";
+        let detail = format!("is NaN; {ONLY_IMPUTE}");
         return Err(Refusal::at(Code::InvalidRequest, pointer, "missing_value", detail).into());
     }
     Ok(values)
@@ -134,7 +140,7 @@ fn matrix(body: &[u8], expected: Expected<'_>) -> Result<Vec<f32>, ApiError> {
 
 /// Where the first missing value is that is not allowed.
 pub(super) fn gap(values: &[f32], missing: Missing) -> Option<usize> {
-    values.iter().position(|value| value.is_nan() && missing == Missing::Refused)
+    values.iter().position(|value| value.is_nan() && missing != Missing::Kept)
 }
 
 /// Rows of a JSON body, checked and laid one after the other.
@@ -193,8 +199,8 @@ fn named(
 
 fn number(value: Option<f64>, missing: Missing, faults: &mut Faults, place: impl Fn() -> String) -> f32 {
     let Some(value) = value else {
-        if missing == Missing::Refused {
-            faults.push(place(), "missing_value", "is null; only impute takes missing values");
+        if missing != Missing::Kept {
+            faults.push(place(), "missing_value", format!("is null; {ONLY_IMPUTE}"));
         }
         return f32::NAN;
     };
