@@ -136,7 +136,7 @@ fn the_loss_falls_on_rows_with_gaps_and_its_gradient_is_finite() {
 }
 
 #[test]
-fn a_job_without_gaps_makes_the_bytes_of_one_whose_rows_may_have_some() {
+fn rows_that_may_have_gaps_and_have_none_train_as_rows_without() {
     // What is masked where nothing is missing changes no number: only the means are saved beside the weights.
     let digits = Digits::read();
     let mut open = Digits::read();
