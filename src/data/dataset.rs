@@ -254,6 +254,11 @@ impl Schema {
         self.kept().filter(|column| column.role == Role::Label)
     }
 
+    /// Whether values of feature columns are missing.
+    pub fn has_gaps(&self) -> bool {
+        self.feature_columns().any(|column| column.profile.as_ref().is_some_and(|profile| profile.missing > 0))
+    }
+
     /// The shape that a model of these rows has.
     pub fn row_shape(&self) -> RowShape {
         RowShape { width: self.features().len(), image: self.image }

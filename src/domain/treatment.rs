@@ -1,6 +1,7 @@
 //! How the values of one column become the numbers that a model sees, and the way back.
 //!
-//! Most columns become one number. A category becomes as many as it has levels.
+//! Most columns become one number. A category becomes as many as it has levels. A missing value becomes NaN, and so does a level
+//! that was not there when the treatment was fitted: nothing is known of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,12 +33,12 @@ pub enum Treatment {
         /// Divided by then; never zero.
         scale: f32,
     },
-    /// One number a level: 1 for the level that the value is, else 0. A value that is none of them is all zeros.
+    /// One number a level: 1 for the level that the value is, else 0. A value that is none of them is missing.
     OneHot {
         /// In ascending order.
         levels: Vec<f32>,
     },
-    /// The position of the nearest level, from 0 to 1.
+    /// The position of the level, from 0 to 1. A value that is none of them is missing.
     Rank {
         /// In ascending order.
         levels: Vec<f32>,
@@ -61,6 +62,14 @@ impl Treatment {
         matches!(self, Self::OneHot { .. } | Self::Rank { .. })
     }
 
+    /// Whether nothing is known of `value`: it is missing, or a level that is none of the treatment's.
+    pub fn is_missing(&self, value: f32) -> bool {
+        match self {
+            Self::OneHot { levels } | Self::Rank { levels } => !levels.contains(&value),
+            _ => value.is_nan(),
+        }
+    }
+
     /// Appends what `value` becomes. A missing value (NaN) becomes as many NaN.
     pub fn prepare(&self, value: f32, prepared: &mut Vec<f32>) {
         match self {
@@ -68,15 +77,15 @@ impl Treatment {
                 let scaled = (value - shift) / scale;
                 prepared.push(if *unit { scaled.clamp(0.0, 1.0) } else { scaled });
             }
-            _ if value.is_nan() => prepared.extend(std::iter::repeat_n(f32::NAN, self.slots())),
+            _ if self.is_missing(value) => prepared.extend(std::iter::repeat_n(f32::NAN, self.slots())),
             Self::Log { shift, scale } => prepared.push((value.max(LEAST_POSITIVE).ln() - shift) / scale),
             Self::LogCount { shift, scale } => prepared.push((value.max(0.0).ln_1p() - shift) / scale),
             Self::OneHot { levels } => {
                 prepared.extend(levels.iter().map(|level| f32::from(u8::from(*level == value))));
             }
             Self::Rank { levels } => {
-                let nearest = position(levels.iter().map(|level| -(level - value).abs()));
-                prepared.push(nearest as f32 / (levels.len().max(2) - 1) as f32);
+                let place = position(levels.iter().map(|level| -(level - value).abs()));
+                prepared.push(place as f32 / (levels.len().max(2) - 1) as f32);
             }
         }
     }
@@ -149,14 +158,27 @@ mod tests {
             (Treatment::Linear { shift: 0.0, scale: 1.0, unit: true }, 900.0),
             (Treatment::Log { shift: 0.0, scale: 1.0 }, -3.0),
             (Treatment::LogCount { shift: 0.0, scale: 1.0 }, -3.0),
-            (Treatment::OneHot { levels: vec![1.0, 2.0] }, 9.0),
-            (Treatment::Rank { levels: vec![1.0, 2.0] }, 9.0),
-            (Treatment::Rank { levels: vec![1.0] }, 9.0),
         ] {
             let mut prepared = Vec::new();
             treatment.prepare(value, &mut prepared);
             assert!(prepared.iter().all(|value| value.is_finite()), "{treatment:?} {prepared:?}");
             assert!(treatment.restore(&prepared).is_finite());
+        }
+    }
+
+    #[test]
+    fn levels_that_were_not_seen_in_training_are_missing() {
+        let levels = vec![1.0, 2.0];
+        for treatment in [Treatment::OneHot { levels: levels.clone() }, Treatment::Rank { levels }] {
+            for (value, missing) in [(1.0, false), (2.0, false), (1.5, true), (9.0, true), (f32::NAN, true)] {
+                let mut prepared = Vec::new();
+                treatment.prepare(value, &mut prepared);
+                assert!(
+                    prepared.iter().all(|slot| slot.is_nan() == missing),
+                    "{treatment:?} made {prepared:?} of {value}"
+                );
+                assert_eq!(prepared.len(), treatment.slots());
+            }
         }
     }
 

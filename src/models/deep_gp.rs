@@ -21,7 +21,7 @@ use super::likelihood::{Likelihood, Modelled, Variance};
 use super::losses::{known_negative_log, mean};
 use super::network::Plan;
 use super::noise::{Noise, Purpose};
-use super::parameters::Builder;
+use super::parameters::{Builder, Filling};
 use super::{Code, Family, Labels, Loss, Network, Sampling, Step};
 use crate::domain::limits::EPOCHS;
 use crate::domain::refusal::Faults;
@@ -103,7 +103,8 @@ impl Family for DeepGp {
                 .within("head_likelihood", |builder| Likelihood::build(target.likelihood, target.columns, builder));
             (process, likelihood)
         });
-        Box::new(Processes { settings: self.clone(), encoder, decoder, head, likelihood: plan.likelihood(builder) })
+        let (filling, likelihood) = (builder.filling(), plan.likelihood(builder));
+        Box::new(Processes { settings: self.clone(), filling, encoder, decoder, head, likelihood })
     }
 }
 
@@ -210,6 +211,8 @@ impl Process {
 
 struct Processes {
     settings: DeepGp,
+    /// Of the rows that go into the encoder.
+    filling: Filling,
     encoder: Vec<Process>,
     decoder: Vec<Process>,
     /// From codes to labels.
@@ -238,7 +241,7 @@ impl Processes {
 impl Network for Processes {
     fn encode(&self, x: &Tensor) -> Code {
         let (last, before) = self.encoder.split_last().expect("there is a layer; this is a bug");
-        let (mean, variance) = last.moments(&through(before, x, Weights::Means));
+        let (mean, variance) = last.moments(&through(before, &self.filling.fill(x), Weights::Means));
         Code { mean, spread: Some(variance.sqrt()) }
     }
 
@@ -261,7 +264,7 @@ impl Network for Processes {
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
         let weights = Weights::Drawn(step.noise);
-        let code = through(&self.encoder, &repeated(x, i64::from(self.settings.samples)), weights);
+        let code = through(&self.encoder, &repeated(&self.filling.fill(x), i64::from(self.settings.samples)), weights);
         let outputs = through(&self.decoder, &code, weights);
         let reconstruction = mean(&self.likelihood.negative_log(&outputs, x));
         let heads = self.head.iter().map(|(process, _)| process);
@@ -281,14 +284,15 @@ impl Network for Processes {
 
     fn predict(&self, x: &Tensor) -> Option<(Tensor, &Likelihood)> {
         let (process, likelihood) = self.head.as_ref()?;
-        Some((process.forward(&through(&self.encoder, x, Weights::Means), Weights::Means), likelihood))
+        let code = through(&self.encoder, &self.filling.fill(x), Weights::Means);
+        Some((process.forward(&code, Weights::Means), likelihood))
     }
 
     fn predict_spread(&self, x: &Tensor) -> Option<Tensor> {
         let (process, likelihood) = self.head.as_ref()?;
         let noise = Noise::new(0, Purpose::Inference, 0, x.device());
         let weights = Weights::Shared(&noise);
-        let code = through(&self.encoder, &repeated(x, SPREAD_DRAWS), weights);
+        let code = through(&self.encoder, &repeated(&self.filling.fill(x), SPREAD_DRAWS), weights);
         Some(likelihood.spread_over(&process.forward(&code, weights)))
     }
 }

@@ -110,7 +110,7 @@ impl Network for Denoiser {
     }
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
-        let seen = self.corruption.apply(x, self.level, step.noise);
+        let seen = self.corruption.apply(&self.inner.encoder.filling().fill(x), self.level, step.noise);
         let reconstruction = self.inner.restore(&seen, x, step);
         Loss::new(reconstruction.shallow_clone(), vec![("reconstruction", reconstruction)])
     }
@@ -126,9 +126,9 @@ impl Network for Denoiser {
     }
 
     /// r(x) - x, which points to where rows are more likely (Vincent, 2011; Alain and Bengio, 2014). With gaussian corruption of
-    /// a small level it is the gradient of log p(x) times the square of the level.
+    /// a small level it is the gradient of log p(x) times the square of the level. A gap has none.
     fn score_estimate(&self, x: &Tensor) -> Option<Tensor> {
-        let difference = self.decode(&self.encode(x).mean) - x;
+        let difference = (self.decode(&self.encode(x).mean) - x).masked_fill(&x.isnan(), 0.0);
         let gaussian = self.corruption == Corruption::Gaussian && self.level > 0.0;
         Some(if gaussian { difference / self.level.powi(2) } else { difference })
     }

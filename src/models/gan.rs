@@ -7,7 +7,8 @@
 //! The discriminator sees rows with their codes: to fool it encoder and generator must be each other's inverse. In practice they
 //! come only near to that, so a share of reconstruction keeps codes of use. What is generated is the decoder's mean; rows that
 //! the discriminator sees have noise, because real rows of binary columns are exactly 0 or 1 and would be told by that alone
-//! (Sønderby et al., 2017). No loss says how good the model is, so every epoch is done and the last is kept.
+//! (Sønderby et al., 2017). Where real rows have gaps, what is generated gets the gaps of the row beside it, filled in alike, so
+//! that they do not tell the two apart (Li, Jiang and Marlin, 2019). No loss says how good the model is, so every epoch is done and the last is kept.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -114,7 +115,8 @@ impl Bidirectional {
         let z = step.noise.normal(&[x.size()[0], i64::from(self.settings.latent)]);
         let generated = self.inner.likelihood.mean(&self.inner.decoder.forward(&z, Some(layers)));
         let code = self.inner.encoder.forward(x, Some(layers));
-        [(noisy(x), code), (noisy(&generated), z)]
+        let filling = self.inner.encoder.filling();
+        [(noisy(&filling.fill(x)), code), (noisy(&filling.fill_like(&generated, x)), z)]
     }
 }
 

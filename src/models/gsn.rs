@@ -102,7 +102,7 @@ impl Network for Chain {
     }
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
-        let mut state = x.shallow_clone();
+        let mut state = self.inner.encoder.filling().fill(x);
         let mut losses = Vec::new();
         for walked in 0..self.settings.walkback {
             let outputs = self.transition(&state, step.noise, Some(step));

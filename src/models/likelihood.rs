@@ -2,7 +2,9 @@
 //!
 //! A decoder gives one number for each number of a prepared row. `gaussian` takes it for the mean, `bernoulli` for a logit,
 //! `poisson` for the logarithm of a rate, and so on; `densities` has the formulas. Negative log-likelihoods are in nats per
-//! row, with every constant, so that families can be compared. Columns may each have their own.
+//! row, with every constant, so that families can be compared. Columns may each have their own. Of a row with gaps only the
+//! values that are there count: what is missing (NaN) has 0 nats and pulls no gradient, which is right where values are missing
+//! at random given those that are there (Rubin, 1976).
 
 use std::collections::BTreeMap;
 
@@ -259,6 +261,8 @@ pub struct Likelihood {
     /// Where each number of a prepared row stands in the groups, one after the other; absent when that is its own place.
     order: Option<Tensor>,
     width: i64,
+    /// Whether rows may have gaps.
+    gaps: bool,
 }
 
 struct Group {
@@ -295,7 +299,7 @@ impl Likelihood {
             })
             .collect();
         let order = (!alone).then(|| Tensor::from_slice(&order).to_device(device));
-        Self { groups, order, width }
+        Self { groups, order, width, gaps: builder.filling().is_some() }
     }
 
     /// Numbers of a prepared row.
@@ -305,14 +309,25 @@ impl Likelihood {
 
     /// -log p(x given h) of each row; `output` is the decoder's, `[..., rows, width]`, and `x` is `[rows, width]`.
     pub fn negative_log(&self, output: &Tensor, x: &Tensor) -> Tensor {
-        let each = |group: &Group| sum_columns(&group.density.negative_log(&group.pick(output), &group.pick(x)));
+        let each = |group: &Group| sum_columns(&self.observed(group, output, x));
         let (first, rest) = self.groups.split_first().expect("rows have columns; this is a bug");
         rest.iter().fold(each(first), |sum, group| sum + each(group))
     }
 
     /// The same for each number of a row, `[..., rows, width]`. A category's nats stand at the level that it is.
     pub fn negative_log_each(&self, output: &Tensor, x: &Tensor) -> Tensor {
-        self.gather(|group| group.density.negative_log(&group.pick(output), &group.pick(x)))
+        self.gather(|group| self.observed(group, output, x))
+    }
+
+    /// -log p of the numbers of a group, 0 where they are missing. A gap has a harmless value before the density sees it: the
+    /// gradient of a NaN is NaN, even times 0.
+    fn observed(&self, group: &Group, output: &Tensor, x: &Tensor) -> Tensor {
+        let (output, x) = (group.pick(output), group.pick(x));
+        if !self.gaps {
+            return group.density.negative_log(&output, &x);
+        }
+        let missing = x.isnan();
+        group.density.negative_log(&output, &x.masked_fill(&missing, 0.0)).masked_fill(&missing, 0.0)
     }
 
     /// The mean of p(x given h), as a prepared row: of a category the probabilities.
@@ -384,6 +399,56 @@ mod tests {
         assert!(told.iter().zip(expected).all(|(told, expected)| (told - expected).abs() < 1e-6), "{told:?}");
         let always = column(LikelihoodKind::Bernoulli, &unit, &[1.0]);
         assert!(Modelled::starts(&[always])[0].is_finite());
+    }
+
+    #[test]
+    fn a_gap_counts_nothing_and_pulls_nothing_whatever_the_density() {
+        let log = Treatment::LogCount { shift: 0.3, scale: 0.7 };
+        for kind in LikelihoodKind::ALL {
+            let treatment = match kind {
+                LikelihoodKind::Categorical => Treatment::OneHot { levels: vec![0.0, 1.0, 2.0] },
+                LikelihoodKind::Ordinal => Treatment::Rank { levels: vec![0.0, 1.0, 2.0] },
+                LikelihoodKind::LogNormal => Treatment::Log { shift: 0.3, scale: 0.7 },
+                LikelihoodKind::Poisson | LikelihoodKind::NegativeBinomial => log.clone(),
+                _ => Treatment::Linear { shift: 0.0, scale: 1.0, unit: kind.is_unit() },
+            };
+            let slots = treatment.slots() as i64;
+            let columns = vec![Modelled { kind, treatment: treatment.clone(), means: Vec::new() }; 2];
+            let spec = LikelihoodSpec { variance: Variance::PerColumn, ..LikelihoodSpec::of(kind) };
+            let mut builder = Builder::new(0, Device::Cpu);
+            let plain = Likelihood::build(&spec, &columns, &mut builder);
+            let mut expecting = Builder::new(0, Device::Cpu);
+            expecting.expect_gaps(&vec![0.0; 2 * slots as usize]);
+            let likelihood = Likelihood::build(&spec, &columns, &mut expecting);
+            let parameters = expecting.finish();
+            // Two rows of two columns; the second column of the second row is missing.
+            let mut prepared = Vec::new();
+            for value in [1.0, 2.0, 0.5, f32::NAN] {
+                treatment.prepare(if treatment.is_class() && value == 0.5 { 0.0 } else { value }, &mut prepared);
+            }
+            let x = Tensor::from_slice(&prepared).view([2, 2 * slots]);
+            let gap = x.isnan();
+            assert_eq!(gap.sum(tch::Kind::Int64).int64_value(&[]), slots);
+            let output = Tensor::arange(4 * slots, (tch::Kind::Float, Device::Cpu)).view([2, 2 * slots]) * 0.1 - 0.2;
+            let output = output.set_requires_grad(true);
+            let each = likelihood.negative_log_each(&output, &x);
+            let known = plain.negative_log_each(&output, &x.nan_to_num(1.0, None, None));
+            for ((told, known), missing) in values(&each).iter().zip(values(&known)).zip(values(&gap)) {
+                assert_eq!(*told, if missing > 0.0 { 0.0 } else { known }, "{kind:?}");
+            }
+            let rows = likelihood.negative_log(&output, &x);
+            let sums: Vec<f32> = values(&each).chunks(2 * slots as usize).map(|row| row.iter().sum()).collect();
+            assert!(values(&rows).iter().zip(&sums).all(|(row, sum)| (row - sum).abs() < 1e-5), "{kind:?}");
+            let total = rows.sum(tch::Kind::Float);
+            let slopes = values(&Tensor::run_backward(&[&total], &[&output], true, false)[0]);
+            for (slope, missing) in slopes.iter().zip(values(&gap)) {
+                assert!(slope.is_finite() && (missing == 0.0 || *slope == 0.0), "{kind:?}: {slopes:?}");
+            }
+            if parameters.count() > 0 {
+                let own = values(&parameters.gradient(&total, &parameters.part(&[""; 0])));
+                assert!(own.iter().all(|slope| slope.is_finite()), "{kind:?}: {own:?}");
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::Step;
 use super::conv::{ConvDecoder, ConvEncoder};
 use super::likelihood::{Likelihood, LikelihoodSpec, Modelled};
 use super::mlp::Mlp;
-use super::parameters::Builder;
+use super::parameters::{Builder, Filling};
 use crate::domain::limits::{CHANNELS, KERNEL, LAYER_UNITS, LAYERS};
 use crate::domain::refusal::Faults;
 use crate::domain::shape::ImageShape;
@@ -342,17 +342,19 @@ impl Plan<'_> {
         self.network.hidden_for(self.columns.len()).into_iter().map(i64::from).collect()
     }
 
-    /// Layers from a prepared row to `outputs` numbers, such as a code: `[..., width]` to `[..., outputs]`.
+    /// Layers from a prepared row to `outputs` numbers, such as a code: `[..., width]` to `[..., outputs]`. The row may have
+    /// gaps where `builder` expects some.
     pub fn encoder(&self, name: &str, outputs: i64, builder: &mut Builder) -> Body {
-        builder.within(name, |builder| match (self.network.kind, self.image) {
+        let layers = builder.within(name, |builder| match (self.network.kind, self.image) {
             (NetworkKind::Conv, Some(image)) => {
-                Body::Encoder(ConvEncoder::build(self.network, image, &self.hidden(), outputs, builder))
+                Layers::Encoder(ConvEncoder::build(self.network, image, &self.hidden(), outputs, builder))
             }
             _ => {
                 let widths = [&[self.width()][..], &self.hidden(), &[outputs]].concat();
-                Body::Mlp(Mlp::build(&widths, self.network, builder))
+                Layers::Mlp(Mlp::build(&widths, self.network, builder))
             }
-        })
+        });
+        Body { layers, filling: builder.filling() }
     }
 
     /// Layers from `inputs` numbers to the output of a decoder, the encoder's mirrored: `[..., inputs]` to `[..., width]`.
@@ -362,24 +364,25 @@ impl Plan<'_> {
     pub fn decoder(&self, name: &str, inputs: i64, encoder: &Body, builder: &mut Builder) -> Body {
         let tied = Some(encoder).filter(|_| self.network.tied);
         let start = Modelled::starts(self.columns);
-        builder.within(name, |builder| match (self.network.kind, self.image) {
+        let layers = builder.within(name, |builder| match (self.network.kind, self.image) {
             (NetworkKind::Conv, Some(image)) => {
                 let tied = tied.and_then(Body::as_conv);
-                Body::Decoder(ConvDecoder::build(self.network, image, &self.hidden(), inputs, tied, &start, builder))
+                Layers::Decoder(ConvDecoder::build(self.network, image, &self.hidden(), inputs, tied, &start, builder))
             }
             _ => {
                 let hidden = self.hidden();
                 let widths: Vec<i64> =
                     std::iter::once(inputs).chain(hidden.into_iter().rev()).chain([self.width()]).collect();
                 let tied = tied.and_then(Body::as_mlp).map(Mlp::weights);
-                Body::Mlp(Mlp::build_tied(&widths, self.network, tied.as_deref(), Some(&start), builder))
+                Layers::Mlp(Mlp::build_tied(&widths, self.network, tied.as_deref(), Some(&start), builder))
             }
-        })
+        });
+        layers.into()
     }
 
     /// Fully connected layers of the given widths with the plan's activation, norm and first weights.
     pub fn layers(&self, name: &str, widths: &[i64], builder: &mut Builder) -> Body {
-        builder.within(name, |builder| Body::Mlp(Mlp::build(widths, self.network, builder)))
+        builder.within(name, |builder| Layers::Mlp(Mlp::build(widths, self.network, builder))).into()
     }
 
     /// What a decoder's output means.
@@ -389,7 +392,13 @@ impl Plan<'_> {
 }
 
 /// A stack of layers.
-pub enum Body {
+pub struct Body {
+    layers: Layers,
+    /// Of what goes in.
+    filling: Filling,
+}
+
+enum Layers {
     /// Fully connected.
     Mlp(Mlp),
     /// From an image.
@@ -398,27 +407,40 @@ pub enum Body {
     Decoder(ConvDecoder),
 }
 
+impl From<Layers> for Body {
+    fn from(layers: Layers) -> Self {
+        Self { layers, filling: Filling::default() }
+    }
+}
+
 impl Body {
-    /// `[..., inputs]` to `[..., outputs]`. Without a step, or outside training, nothing is random.
+    /// `[..., inputs]` to `[..., outputs]`. Without a step, or outside training, nothing is random. Of an encoder the gaps of
+    /// rows are filled in.
     pub fn forward(&self, x: &Tensor, step: Option<&Step<'_>>) -> Tensor {
-        match self {
-            Self::Mlp(mlp) => mlp.forward(x, step),
-            Self::Encoder(encoder) => encoder.forward(x, step),
-            Self::Decoder(decoder) => decoder.forward(x, step),
+        let x = &self.filling.fill(x);
+        match &self.layers {
+            Layers::Mlp(mlp) => mlp.forward(x, step),
+            Layers::Encoder(encoder) => encoder.forward(x, step),
+            Layers::Decoder(decoder) => decoder.forward(x, step),
         }
+    }
+
+    /// What the gaps of rows that go in are filled with.
+    pub fn filling(&self) -> &Filling {
+        &self.filling
     }
 
     /// The fully connected stack, if it is one.
     pub fn as_mlp(&self) -> Option<&Mlp> {
-        match self {
-            Self::Mlp(mlp) => Some(mlp),
+        match &self.layers {
+            Layers::Mlp(mlp) => Some(mlp),
             _ => None,
         }
     }
 
     fn as_conv(&self) -> Option<&ConvEncoder> {
-        match self {
-            Self::Encoder(encoder) => Some(encoder),
+        match &self.layers {
+            Layers::Encoder(encoder) => Some(encoder),
             _ => None,
         }
     }

@@ -47,8 +47,43 @@ pub struct Builder {
     prefix: String,
     /// Counts only: tensors have their shapes and take no memory.
     counts: bool,
+    filling: Filling,
     trained: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
+}
+
+/// What stands for a missing value (NaN) where a network looks at a prepared row: the mean of its column over the training rows.
+/// Of data without gaps there is none, and rows are seen as they are.
+#[derive(Debug, Default)]
+pub struct Filling(Option<Tensor>);
+
+impl Filling {
+    /// Rows `[..., width]` without gaps.
+    pub fn fill(&self, x: &Tensor) -> Tensor {
+        match &self.0 {
+            Some(means) => means.where_self(&x.isnan(), x),
+            None => x.shallow_clone(),
+        }
+    }
+
+    /// Rows that have the gaps of `x`, filled in like those of `x`; both `[rows, width]`.
+    pub fn fill_like(&self, rows: &Tensor, x: &Tensor) -> Tensor {
+        match &self.0 {
+            Some(means) => means.where_self(&x.isnan(), rows),
+            None => rows.shallow_clone(),
+        }
+    }
+
+    /// Whether there may be gaps.
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Clone for Filling {
+    fn clone(&self) -> Self {
+        Self(self.0.as_ref().map(Tensor::shallow_clone))
+    }
 }
 
 impl Builder {
@@ -59,6 +94,7 @@ impl Builder {
             device,
             prefix: String::new(),
             counts: false,
+            filling: Filling::default(),
             trained: Vec::new(),
             buffers: Vec::new(),
         }
@@ -78,6 +114,20 @@ impl Builder {
     /// Where the parameters will live.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Rows may have gaps from here on, which are filled with `means` `[width]`. They are saved with the parameters.
+    pub fn expect_gaps(&mut self, means: &[f32]) {
+        let tensor = self.buffer("gaps.means", &[means.len() as i64], 0.0);
+        if !self.counts {
+            tensor.shallow_clone().copy_(&Tensor::from_slice(means));
+        }
+        self.filling = Filling(Some(tensor));
+    }
+
+    /// What the gaps of rows are filled with.
+    pub fn filling(&self) -> Filling {
+        self.filling.clone()
     }
 
     /// Builds a part whose names begin with `name.`.

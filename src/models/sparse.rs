@@ -125,7 +125,8 @@ impl SparseNetwork {
         (raw, code)
     }
 
-    /// The loss of dead units that restore what the others leave: half the squared error in prepared units; and how far each is
+    /// The loss of dead units that restore what the others leave (NaN where the row has a gap, which counts nothing): half the
+    /// squared error in prepared units; and how far each is
     /// below zero for the row that is nearest to it, without which a unit that no row reaches would never learn (after
     /// Anthropic's pre-act loss, 2025).
     fn auxiliary(&self, raw: &Tensor, rest: &Tensor, dead: &Tensor, step: &Step<'_>) -> Tensor {
@@ -137,7 +138,8 @@ impl SparseNetwork {
         let decode = |code: &Tensor| self.inner.decoder.forward(code, Some(&Step { training: false, ..*step }));
         let restored = decode(&code) - decode(&none);
         let below = raw.amax([0].as_slice(), false).clamp_max(0.0) * dead.to_kind(Kind::Float);
-        mean(&(sum_columns(&(restored - rest).square()) * 0.5)) - below.sum(Kind::Float)
+        let off = (restored - rest).masked_fill(&rest.isnan(), 0.0);
+        mean(&(sum_columns(&off.square()) * 0.5)) - below.sum(Kind::Float)
     }
 
     /// Units that have gone unused for so long, as flags `[latent]`.

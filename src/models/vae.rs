@@ -6,6 +6,9 @@
 //!               (Burda, Grosse and Salakhutdinov, 2016), its gradient for the encoder doubly reparameterised
 //!               (Tucker, Lawson, Gu and Maddison, 2019)
 //!
+//! Of rows with gaps the encoder sees the means of their columns, and p(x given z) is that of the observed values alone. The
+//! bound with K samples is then that of MIWAE, of log p(observed) (Mattei and Frellsen, 2019).
+//!
 //! Encoders give the mean and the logarithm of the variance; draws are reparameterised.
 
 use serde::{Deserialize, Serialize};
@@ -265,6 +268,54 @@ mod tests {
         let estimate = linear(one(), weight as f32, bias as f32).log_likelihood(&rows, 20_000, &noise).unwrap();
         let estimate = f64::from(values(&estimate)[0]);
         assert!((estimate - exact).abs() < 0.02, "{estimate} is not {exact}");
+    }
+
+    #[test]
+    fn of_a_row_with_a_gap_the_density_is_that_of_what_is_there() {
+        let network = NetworkSpec { hidden: Some(vec![]), ..NetworkSpec::default() };
+        let likelihood = LikelihoodSpec { variance: Variance::Fixed, ..LikelihoodSpec::of(LikelihoodKind::Gaussian) };
+        let columns = vec![Modelled::linear(LikelihoodKind::Gaussian); 2];
+        let plan = Plan { image: None, network: &network, likelihood: &likelihood, columns: &columns, target: None };
+        let mut builder = Builder::new(0, Device::Cpu);
+        builder.expect_gaps(&[0.5, -1.0]);
+        let built = Variational::build(&one(), &plan, &mut builder);
+        let mut parameters = builder.finish();
+        let shapes: Vec<_> = parameters.named().into_iter().map(|one| (one.name, one.shape)).collect();
+        parameters
+            .load(|name| {
+                let shape = shapes.iter().find(|(other, _)| other == name).unwrap().1.clone();
+                let values = match name {
+                    "gaps.means" => vec![0.5, -1.0],
+                    "encoder.0.weight" => vec![0.3, 0.2, 0.0, 0.0],
+                    "encoder.0.bias" => vec![0.1, -0.4],
+                    "decoder.0.weight" => vec![1.7, -0.6],
+                    _ => vec![0.2, 0.9],
+                };
+                Some((shape, values))
+            })
+            .unwrap();
+        // Of the pair only the first is observed: x = 1.7 z + 0.2 + e is N(0.2, 1.7² + 1).
+        let x = Tensor::from_slice(&[-0.8_f32, f32::NAN]).view([1, 2]);
+        let variance = 1.7_f64 * 1.7 + 1.0;
+        let exact = -0.5 * (1.0 / variance + variance.ln() + crate::models::losses::LN_2_PI);
+        let noise = Noise::new(5, Purpose::Likelihood, 0, Device::Cpu);
+        let estimate = f64::from(values(&built.log_likelihood(&x, 20_000, &noise).unwrap())[0]);
+        assert!((estimate - exact).abs() < 0.02, "{estimate} is not {exact}");
+        // The importance-weighted bound comes near it too, from above its negative.
+        let many = Variational { settings: Vae { samples: 500, ..one() }, ..built };
+        let noise = || Noise::new(6, Purpose::Training, 0, Device::Cpu);
+        let bound = many.loss(&x, &Step::training(&noise())).total.double_value(&[]);
+        assert!(bound.is_finite());
+        let reported = many.loss(&x, &Step::training(&noise())).reported.double_value(&[]);
+        assert!((reported + exact).abs() < 0.1, "{reported} is not {}", -exact);
+        // q has mean 0.3 * -0.8 + 0.2 * -1 + 0.1, the gap being seen as the mean of its column.
+        let single = Variational { settings: one(), ..many };
+        let loss = single.loss(&x, &Step::training(&noise()));
+        let kl = 0.5 * (0.34_f64.powi(2) + (-0.4_f64).exp() + 0.4 - 1.0);
+        assert!((loss.parts[1].1.double_value(&[]) - kl).abs() < 1e-6);
+        let gradient = values(&parameters.gradient(&loss.total, &parameters.part(&["decoder"])));
+        // Weight and bias of the column that is missing stay where they are.
+        assert!(gradient[0] != 0.0 && gradient[1] == 0.0 && gradient[2] != 0.0 && gradient[3] == 0.0, "{gradient:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::data::dataset::{Column, Schema};
 use crate::data::preparation::Preparation;
 use crate::domain::limits::INFERENCE_BATCH_ROWS;
 use crate::domain::shape::RowShape;
+use crate::domain::treatment::Treatment;
 use crate::models::likelihood::Modelled;
 use crate::models::network::{Plan, Target};
 use crate::models::noise::{Noise, Purpose};
@@ -37,12 +38,16 @@ pub struct ModelHeader {
     pub preparation: Preparation,
     /// What was done to label columns.
     pub target: Preparation,
+    /// Whether the network takes rows with gaps: where the data had some, or may have levels that training did not see.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gaps: bool,
 }
 
 impl ModelHeader {
     /// The header of a new model.
     pub fn new(spec: &TrainSpec, schema: &Schema, preparation: Preparation, target: Preparation) -> Self {
         let labels = schema.label_columns().take(target.width()).cloned().collect();
+        let gaps = schema.has_gaps() || preparation.columns.iter().any(Treatment::is_class);
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -52,11 +57,12 @@ impl ModelHeader {
             shape: schema.row_shape(),
             preparation,
             target,
+            gaps,
         }
     }
 
     /// The network that this header describes, with its first weights, which are better where the `means` of prepared training
-    /// rows are known, `[width]`.
+    /// rows are known, `[width]`. Gaps are filled with those.
     pub fn build(&self, device: Device, means: Option<&[f32]>) -> BuiltNetwork {
         let spec = &self.spec;
         let mut columns = modelled(&spec.likelihood, self.columns.iter(), &self.preparation.columns);
@@ -66,6 +72,10 @@ impl ModelHeader {
         }
         let labels = modelled(&spec.target, self.labels.iter(), &self.target.columns);
         let mut builder = Builder::new(spec.training.seed, device);
+        if self.gaps {
+            let zeros = || vec![0.0; self.preparation.prepared_width()];
+            builder.expect_gaps(&means.map_or_else(zeros, <[f32]>::to_vec));
+        }
         let network = assemble(spec, self.shape, &columns, &labels, &mut builder);
         BuiltNetwork { network, parameters: builder.finish() }
     }
@@ -205,12 +215,16 @@ impl TrainedModel {
         codes.chunks(INFERENCE_BATCH_ROWS * self.latent()).flat_map(draw).collect()
     }
 
-    /// Rows through the code and back, in the user's units, and the mean squared error of each over its prepared numbers.
+    /// Rows through the code and back, in the user's units, and the mean squared error of each over its prepared numbers, of which
+    /// those that are missing do not count.
     pub fn reconstruct(&self, rows: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let _guard = tch::no_grad_guard();
         let x = self.prepared(rows);
         let restored = self.network().decode(&self.network().encode(&x).mean);
-        let errors = (&restored - &x).square().mean_dim([1].as_slice(), false, tch::Kind::Float);
+        let missing = x.isnan();
+        let known = missing.logical_not().sum_dim_intlist([1].as_slice(), false, tch::Kind::Float).clamp_min(1.0);
+        let squares = (&restored - &x).square().masked_fill(&missing, 0.0);
+        let errors = squares.sum_dim_intlist([1].as_slice(), false, tch::Kind::Float) / known;
         (self.restored(&restored), values(&errors))
     }
 
@@ -243,7 +257,7 @@ impl TrainedModel {
     }
 
     fn filled(&self, rows: &[f32], rounds: u32, noise: &Noise) -> Vec<f32> {
-        let prepared = self.prepared(rows);
+        let prepared = self.with_gaps(rows);
         let missing = prepared.isnan();
         let known = missing.logical_not().to_kind(tch::Kind::Float);
         // A missing value starts at what a row of average code would have there.
@@ -331,7 +345,13 @@ impl TrainedModel {
         Tensor::from_slice(codes).view([-1, self.latent() as i64]).to_device(self.device())
     }
 
+    /// Prepared rows as the network takes them: one that was trained without gaps sees an unknown level as none of its levels.
     fn prepared(&self, rows: &[f32]) -> Tensor {
+        let x = self.with_gaps(rows);
+        if self.header.gaps { x } else { x.nan_to_num(0.0, None, None) }
+    }
+
+    fn with_gaps(&self, rows: &[f32]) -> Tensor {
         let preparation = &self.header.preparation;
         let mut prepared = Vec::with_capacity(rows.len());
         for row in rows.chunks_exact(preparation.width()) {

@@ -29,7 +29,7 @@ const MEAN_ROWS: usize = 4096;
 
 /// Some rows.
 pub struct Batch {
-    /// Prepared features, `[rows, width]`.
+    /// Prepared features, `[rows, width]`, NaN where one is missing.
     pub x: Tensor,
     /// Prepared labels, `[rows, labels]`, NaN where one is missing; where the job learns from labels.
     pub labels: Option<Tensor>,
@@ -73,12 +73,17 @@ impl<'a> Batches<'a> {
         &self.preparation
     }
 
+    /// Where tensors are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// The fitted preparation of labels; of no columns where the job does not learn from labels.
     pub fn target(&self) -> &Preparation {
         &self.target
     }
 
-    /// Prepared features of some rows, `[rows, width]`.
+    /// Prepared features of some rows, `[rows, width]`, NaN where one is missing.
     pub fn tensor(&self, indices: &[u32]) -> Tensor {
         let width = self.preparation.prepared_width();
         let mut prepared = Vec::with_capacity(indices.len() * width);
@@ -93,23 +98,28 @@ impl<'a> Batches<'a> {
         self.to_tensor(&prepared, indices.len(), width)
     }
 
-    /// Means of the prepared features of some rows, `[width]`.
+    /// Means of the prepared features of some rows, over the values that are there, `[width]`; 0 where none is.
     pub fn means(&self, indices: &[u32]) -> Vec<f32> {
         let width = self.preparation.prepared_width() as i64;
-        let mut sum = Tensor::zeros([width], (Kind::Double, self.device));
+        let none = || Tensor::zeros([width], (Kind::Double, self.device));
+        let (mut sum, mut count) = (none(), none());
         for block in indices.chunks(MEAN_ROWS) {
-            sum += self.tensor(block).sum_dim_intlist([0].as_slice(), false, Kind::Double);
+            let x = self.tensor(block);
+            let missing = x.isnan();
+            sum += x.masked_fill(&missing, 0.0).sum_dim_intlist([0].as_slice(), false, Kind::Double);
+            count += missing.logical_not().sum_dim_intlist([0].as_slice(), false, Kind::Double);
         }
-        values(&(sum / indices.len().max(1) as f64).to_kind(Kind::Float))
+        values(&(sum / count.clamp_min(1.0)).to_kind(Kind::Float))
     }
 
     /// Features and labels of some rows, the features made 0 or 1 where the job asks for it.
     pub fn batch(&self, indices: &[u32], draws: &Noise) -> Batch {
         let x = self.tensor(indices);
+        // A gap stays one.
         let x = match self.binarize {
             Binarize::Off => x,
-            Binarize::Dynamic => draws.bernoulli(&x),
-            Binarize::Threshold => x.ge(0.5).to_kind(Kind::Float),
+            Binarize::Dynamic => x.where_self(&x.isnan(), &draws.bernoulli(&x)),
+            Binarize::Threshold => x.where_self(&x.isnan(), &x.ge(0.5).to_kind(Kind::Float)),
         };
         let width = self.target.prepared_width();
         let labels = (width > 0).then(|| {

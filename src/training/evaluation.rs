@@ -180,18 +180,19 @@ fn first_slots<'a>(preparation: &'a Preparation, prepared: &'a [f32]) -> impl It
         .flat_map(move |row| offsets.clone().into_iter().map(|offset| row[offset]))
 }
 
-/// Mean squared error of reconstruction over rows and columns, in prepared units.
+/// Mean squared error of reconstruction over rows and columns, in prepared units. Values that are missing do not count.
 pub fn reconstruction_error(network: &dyn Network, batches: &Batches<'_>, rows: &[u32]) -> f64 {
     let _guard = tch::no_grad_guard();
-    mean_over(rows, |chunk| {
+    mean_square(rows, |chunk| {
         let x = batches.tensor(chunk);
-        (network.decode(&network.encode(&x).mean) - x).square().mean(Kind::Double).double_value(&[])
+        (network.decode(&network.encode(&x).mean), x)
     })
 }
 
 /// The same error of projecting on the first `components` principal components of the rows in `train`.
 ///
-/// `None` where there are too many columns, or as many components as columns.
+/// A missing value lies at the mean of its column, and does not count. `None` where there are too many columns, or as many
+/// components as columns.
 pub fn principal_components_error(
     batches: &Batches<'_>,
     train: &[u32],
@@ -203,26 +204,26 @@ pub fn principal_components_error(
         return None;
     }
     let _guard = tch::no_grad_guard();
-    let (mut sum, mut products) = (None::<Tensor>, None::<Tensor>);
+    let mean = Tensor::from_slice(&batches.means(train)).to_kind(Kind::Double).to_device(batches.device());
+    let centered = |chunk: &[u32]| batches.tensor(chunk).to_kind(Kind::Double) - &mean;
+    let mut products = None::<Tensor>;
     for chunk in train.chunks(EVALUATION_ROWS) {
-        let x = batches.tensor(chunk).to_kind(Kind::Double);
-        let (s, p) = (x.sum_dim_intlist([0].as_slice(), false, Kind::Double), x.transpose(0, 1).matmul(&x));
-        sum = Some(sum.map_or_else(|| s.shallow_clone(), |before| before + &s));
+        let x = centered(chunk);
+        let x = x.masked_fill(&x.isnan(), 0.0);
+        let p = x.transpose(0, 1).matmul(&x);
         products = Some(products.map_or_else(|| p.shallow_clone(), |before| before + &p));
     }
-    let count = train.len() as f64;
-    let mean = sum? / count;
-    let covariance = products? / count - mean.outer(&mean);
+    let covariance = products? / train.len() as f64;
     let (_, vectors) = covariance.f_linalg_eigh("L").ok()?; // ascending: the last columns are the first components
     let basis = vectors.narrow(1, (width - components) as i64, components as i64); // [width, components]
-    Some(mean_over(rows, |chunk| {
-        let centered = batches.tensor(chunk).to_kind(Kind::Double) - &mean;
-        let restored = centered.matmul(&basis).matmul(&basis.transpose(0, 1));
-        (restored - centered).square().mean(Kind::Double).double_value(&[])
+    Some(mean_square(rows, |chunk| {
+        let x = centered(chunk);
+        let seen = x.masked_fill(&x.isnan(), 0.0);
+        (seen.matmul(&basis).matmul(&basis.transpose(0, 1)), x)
     }))
 }
 
-/// The mean of log p(x) over `rows` by importance samples; `None` where the family has no density.
+/// The mean of log p(x) over `rows` by importance samples, of what is observed of a row; `None` where the family has no density.
 pub fn log_likelihood(subject: Subject<'_>, rows: &[u32], samples: u32) -> Option<f64> {
     let _guard = tch::no_grad_guard();
     let mut sum = 0.0;
@@ -234,7 +235,15 @@ pub fn log_likelihood(subject: Subject<'_>, rows: &[u32], samples: u32) -> Optio
     (!rows.is_empty()).then(|| sum / rows.len() as f64)
 }
 
-fn mean_over(rows: &[u32], error: impl Fn(&[u32]) -> f64) -> f64 {
-    let sum: f64 = rows.chunks(EVALUATION_ROWS).map(|chunk| chunk.len() as f64 * error(chunk)).sum();
-    sum / rows.len().max(1) as f64
+/// The mean of the squared differences of what `both` gives for some rows: the rows restored, and the rows, of which missing
+/// values do not count.
+fn mean_square(rows: &[u32], both: impl Fn(&[u32]) -> (Tensor, Tensor)) -> f64 {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for chunk in rows.chunks(EVALUATION_ROWS) {
+        let (restored, x) = both(chunk);
+        let missing = x.isnan();
+        sum += (restored - x).masked_fill(&missing, 0.0).square().sum(Kind::Double).double_value(&[]);
+        count += missing.logical_not().sum(Kind::Double).double_value(&[]);
+    }
+    sum / f64::max(count, 1.0)
 }

@@ -54,7 +54,8 @@ pub fn names(stack: &Stack<'_>, layer: usize) -> [String; 2] {
 pub fn loss(stack: &Stack<'_>, layer: usize, masking: f64, x: &Tensor, step: &Step<'_>) -> Option<Loss> {
     let (encoder, decoder) = (stack.encoder.as_mlp()?, stack.decoder.as_mlp()?);
     let last = encoder.len() - 1;
-    let below = tch::no_grad(|| (0..layer).fold(x.shallow_clone(), |x, below| encoder.hidden(below, &x, None)));
+    let below =
+        tch::no_grad(|| (0..layer).fold(stack.encoder.filling().fill(x), |x, below| encoder.hidden(below, &x, None)));
     let seen = if masking > 0.0 && step.training {
         &below * step.noise.mask(&below.size(), 1.0 - masking)
     } else {

@@ -269,7 +269,7 @@ impl TrainSpec {
             }
         }
         faults.into_result(Code::InvalidRequest)?;
-        refuse_missing(schema)?;
+        refuse_empty_columns(schema, rows)?;
         Ok(spec)
     }
 
@@ -319,15 +319,12 @@ impl TrainSpec {
     }
 }
 
-fn refuse_missing(schema: &Schema) -> Result<(), Refusal> {
+/// Gaps are trained around, but a column that has no value at all says nothing, and would be restored as anything.
+fn refuse_empty_columns(schema: &Schema, rows: u64) -> Result<(), Refusal> {
     let mut faults = Faults::new();
     for column in schema.feature_columns() {
-        let missing = column.profile.as_ref().map_or(0, |profile| profile.missing);
-        if missing > 0 {
-            let detail = format!(
-                "has {missing} missing values in the column `{}`; fill them in, drop those rows, or upload with the column in `ignore`",
-                column.name
-            );
+        if column.profile.as_ref().is_some_and(|profile| profile.missing >= rows) {
+            let detail = format!("has no value in the column `{}`; upload with the column in `ignore`", column.name);
             faults.push("/dataset", "missing_values", detail);
         }
     }

@@ -105,9 +105,9 @@ async fn cuda_without_a_gpu_is_refused_clearly() {
 }
 
 #[tokio::test]
-async fn missing_values_are_refused_by_the_names_of_their_columns() {
+async fn columns_without_any_value_are_refused_by_their_names() {
     let app = TestApp::start().await;
-    let dataset = app.upload("", "a,b,c\n1,,3\n4,5,\n7,8,9\n").await["id"].as_str().unwrap().to_owned();
+    let dataset = app.upload("", "a,b,c\n1,,\n4,,\n7,,\n").await["id"].as_str().unwrap().to_owned();
     let detail =
         app.post("/v1/jobs", &short_job(&dataset)).await.refuses(422, "missing_values", &["/dataset", "/dataset"]);
     assert!(detail.contains("`b`"), "{detail}");

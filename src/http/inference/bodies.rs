@@ -20,9 +20,15 @@ use crate::http::forms::{Cell, Form, NPY, RowInput};
 pub(super) enum Missing {
     /// The question is refused.
     Refused,
+    /// They are kept where the model was trained on rows with gaps, else refused.
+    AsTrained,
     /// They are kept, as NaN.
     Kept,
 }
+
+/// Why a missing value is refused.
+pub(super) const ONLY_IMPUTE: &str =
+    "this model was trained on rows without gaps, of which only impute takes missing values";
 
 /// How wide the rows of a question are, what they are called, and whether they may have gaps.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +48,7 @@ pub(super) trait PostedRows: DeserializeOwned {
     /// Whether it brings codes.
     const CODES: bool = false;
     /// What becomes of missing values.
-    const MISSING: Missing = Missing::Refused;
+    const MISSING: Missing = Missing::AsTrained;
 
     fn split(self) -> (Vec<RowInput>, Self::Options);
 
@@ -83,8 +89,10 @@ pub(super) async fn posted<B: PostedRows>(
     let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
     let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
     let expected = match B::CODES {
-        true => Expected { what: "codes", width: asked.latent(), columns: &[], missing: B::MISSING },
-        false => Expected { what: "rows", width: asked.width(), columns: &columns, missing: B::MISSING },
+        true => Expected { what: "codes", width: asked.latent(), columns: &[], missing: Missing::Refused },
+        false => {
+            Expected { what: "rows", width: asked.width(), columns: &columns, missing: asked.missing(B::MISSING) }
+        }
     };
     let (values, options, place) = match beside {
         Some(options) => (matrix(&bytes, expected)?, options, QUERY),
@@ -127,7 +135,7 @@ fn matrix(body: &[u8], expected: Expected<'_>) -> Result<Vec<f32>, ApiError> {
     }
     if let Some(position) = gap(&values, missing) {
         let pointer = format!("/{what}/{}/{}", position / width, position % width);
-        let detail = "is NaN; only impute takes missing values";
+        let detail = format!("is NaN; {ONLY_IMPUTE}");
         return Err(Refusal::at(Code::InvalidRequest, pointer, "missing_value", detail).into());
     }
     Ok(values)
@@ -135,7 +143,7 @@ fn matrix(body: &[u8], expected: Expected<'_>) -> Result<Vec<f32>, ApiError> {
 
 /// Where the first missing value is that is not allowed.
 pub(super) fn gap(values: &[f32], missing: Missing) -> Option<usize> {
-    values.iter().position(|value| value.is_nan() && missing == Missing::Refused)
+    values.iter().position(|value| value.is_nan() && missing != Missing::Kept)
 }
 
 /// Rows of a JSON body, checked and laid one after the other.
@@ -201,8 +209,8 @@ fn number(
     let texts = column.filter(|column| !column.levels.is_empty());
     match (cell, texts) {
         (Cell::Missing, _) => {
-            if missing == Missing::Refused {
-                faults.push(place(), "missing_value", "is null; only impute takes missing values");
+            if missing != Missing::Kept {
+                faults.push(place(), "missing_value", format!("is null; {ONLY_IMPUTE}"));
             }
             f32::NAN
         }

@@ -49,7 +49,7 @@ pub async fn get_encode(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let asked = Asked::of(app, id, query.format, &headers).await?;
-    let rows = query.reference().read(&asked, Missing::Refused).await?;
+    let rows = query.reference().read(&asked, Missing::AsTrained).await?;
     encode(&asked, rows).await
 }
 

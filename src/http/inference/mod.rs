@@ -22,7 +22,7 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
-use self::bodies::PostedRows;
+use self::bodies::{Missing, PostedRows};
 use self::references::Reference;
 use super::App;
 use super::error::ApiError;
@@ -60,7 +60,8 @@ pub struct RowsQuery {
     dataset: Option<DatasetId>,
     /// Rows of that dataset: `7`, or `0-31` with both ends.
     rows: Option<String>,
-    /// A row: numbers with commas between. May be repeated.
+    /// A row: numbers with commas between, and of models that were trained on rows with gaps nothing where one is missing. May
+    /// be repeated.
     x: Vec<String>,
     /// `json`, `npy` or `png`; the `Accept` header decides when left out.
     #[param(inline)]
@@ -87,7 +88,7 @@ pub struct FormQuery {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RowsBody {
-    /// The rows, without missing values.
+    /// The rows; `null` where a value is missing, of models that were trained on rows with gaps.
     rows: Vec<RowInput>,
 }
 
@@ -119,6 +120,15 @@ impl Asked {
 
     async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
         Ok(self.app.inference.ask(&self.model, question).await?)
+    }
+
+    /// What becomes of missing values in a question to this model.
+    fn missing(&self, wanted: Missing) -> Missing {
+        match wanted {
+            Missing::AsTrained if self.model.schema.has_gaps() => Missing::Kept,
+            Missing::AsTrained => Missing::Refused,
+            other => other,
+        }
     }
 
     /// Width of the code.

@@ -53,7 +53,7 @@ pub async fn get_predict(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let asked = Asked::of(app, id, query.format, &headers).await?;
-    let rows = query.reference().read(&asked, Missing::Refused).await?;
+    let rows = query.reference().read(&asked, Missing::AsTrained).await?;
     predict(&asked, rows).await
 }
 

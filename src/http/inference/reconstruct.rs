@@ -28,7 +28,8 @@ pub struct ReconstructQuery {
     dataset: Option<DatasetId>,
     /// Rows of that dataset: `7`, or `0-31` with both ends.
     rows: Option<String>,
-    /// A row: numbers with commas between. May be repeated.
+    /// A row: numbers with commas between, and of models that were trained on rows with gaps nothing where one is missing. May
+    /// be repeated.
     x: Vec<String>,
     /// Whether an estimate of the gradient of log p(x) is given for each row, for families that have one.
     score_estimate: bool,
@@ -53,7 +54,7 @@ pub struct ReconstructOptions {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReconstructBody {
-    /// The rows, without missing values.
+    /// The rows; `null` where a value is missing, of models that were trained on rows with gaps.
     rows: Vec<RowInput>,
     /// Whether an estimate of the gradient of log p(x) is given for each row, for families that have one.
     #[serde(default)]
@@ -109,7 +110,7 @@ pub async fn get_reconstruct(
 ) -> Result<Response, ApiError> {
     let ReconstructQuery { dataset, rows, x, score_estimate, format } = query;
     let asked = Asked::of(app, id, format, &headers).await?;
-    let rows = Reference { dataset, rows, x }.read(&asked, Missing::Refused).await?;
+    let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
     reconstruct(&asked, rows, score_estimate, QUERY).await
 }
 

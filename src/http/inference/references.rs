@@ -1,7 +1,7 @@
 //! Rows and codes that a query names: out of a dataset, or inline.
 
 use super::Asked;
-use super::bodies::{Missing, gap};
+use super::bodies::{Missing, ONLY_IMPUTE, gap};
 use crate::data::dataset::Column;
 use crate::data::rows::RowFile;
 use crate::data::words::Words;
@@ -20,6 +20,7 @@ pub(super) struct Reference {
 impl Reference {
     pub(super) async fn read(self, asked: &Asked, missing: Missing) -> Result<Vec<f32>, ApiError> {
         let Self { dataset, rows, x } = self;
+        let missing = asked.missing(missing);
         let Some(id) = dataset else {
             if x.is_empty() {
                 let detail = "is missing: name rows by `dataset` and `rows`, or give them as `x`";
@@ -69,7 +70,7 @@ async fn stored(asked: &Asked, id: DatasetId, rows: Option<&str>, missing: Missi
     if let Some(position) = gap(&values, missing) {
         let (row, column) = (first + position / width, position % width);
         let detail = format!(
-            "includes row {row}, which has no value that the model knows in feature column {column}; only impute takes missing values"
+            "includes row {row}, which has no value that the model knows in feature column {column}; {ONLY_IMPUTE}"
         );
         return Err(invalid("?rows", "missing_value", detail));
     }

@@ -1,6 +1,7 @@
 //! Models answer: rows to codes and back, in every form. What is particular to a question is in a file of its own.
 
 mod decode;
+mod gaps;
 mod impute;
 mod predict;
 mod reconstruct;
