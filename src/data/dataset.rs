@@ -355,7 +355,8 @@ pub(super) fn settle_kinds(columns: &mut [Column], spec: &IngestSpec) -> Result<
     faults.into_result(Code::InvalidDataset)
 }
 
-/// Makes identifiers of columns of numbers that look like one: the name says so and every value differs, or they count the rows.
+/// Makes identifiers of columns of numbers whose name says so, where every value differs; and of one without a name in front of
+/// all others that counts the rows.
 pub(super) fn infer_ids(columns: &mut [Column], spec: &IngestSpec, rows: u64) {
     const ROWS: u64 = 10;
     let mut features = columns.iter().filter(|column| column.role == Role::Feature && column.is_kept()).count();
@@ -367,10 +368,10 @@ pub(super) fn infer_ids(columns: &mut [Column], spec: &IngestSpec, rows: u64) {
         }
         let name = column.name.to_lowercase();
         let called = matches!(name.as_str(), "id" | "index" | "rownames" | "rowid" | "row_id" | "unnamed: 0")
-            || name.ends_with("_id")
-            || name.strip_prefix('c').is_some_and(|rest| rest == "0" && profile.counts_up);
+            || name.ends_with("_id");
         let differs = profile.missing == 0 && profile.whole && (profile.distinct == rows || !profile.distinct_is_exact);
-        let from_start = profile.counts_up && matches!(profile.minimum, Some(0.0 | 1.0)) && profile.missing == 0;
+        let counts = profile.counts_up && matches!(profile.minimum, Some(0.0 | 1.0)) && profile.missing == 0;
+        let from_start = counts && name == "c0";
         if (called && differs) || from_start {
             column.role = Role::Id;
             column.reason =
@@ -542,10 +543,11 @@ mod tests {
         };
         let plain = IngestSpec::default();
         assert_eq!(found(kept("customer_id", Role::Feature, true, false), &plain), (Role::Id, true));
-        assert_eq!(found(kept("n", Role::Feature, true, true), &plain), (Role::Id, true));
+        assert_eq!(found(kept("c0", Role::Feature, true, true), &plain), (Role::Id, true));
+        assert_eq!(found(kept("n", Role::Feature, true, true), &plain), (Role::Feature, false));
         assert_eq!(found(kept("age", Role::Feature, true, false), &plain), (Role::Feature, false));
-        let asked = IngestSpec::default().with_role(Role::Feature, ["n"]);
-        assert_eq!(found(kept("n", Role::Feature, true, true), &asked), (Role::Feature, false));
+        let asked = IngestSpec::default().with_role(Role::Feature, ["c0"]);
+        assert_eq!(found(kept("c0", Role::Feature, true, true), &asked), (Role::Feature, false));
     }
 
     #[test]

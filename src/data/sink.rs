@@ -425,7 +425,7 @@ impl<'a> Sink<'a> {
         let given = self.spec.given(&column.name);
         let state = match given.kind {
             Some(Kind::Real | Kind::Positive | Kind::Count | Kind::Binary) => return Ok(State::Numbers),
-            Some(Kind::Categorical | Kind::Ordinal) => return Ok(State::Levels(Levels::default())),
+            Some(Kind::Categorical | Kind::Ordinal) if texts > 0 => return Ok(State::Levels(Levels::default())),
             // Where numbers abound, the rare text is a slip, and is told as one.
             _ if texts == 0 || numbers >= texts * NUMBERS_A_SLIP => State::Numbers,
             _ => State::Levels(Levels::default()),

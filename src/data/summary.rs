@@ -422,7 +422,7 @@ mod tests {
             &plain,
             &[("duplicate_rows", None)],
         );
-        let text = format!("x,y,who\n{}", table(50, |row| format!("{},{},n{row}", x(row), x(row) * 2.0)));
+        let text = format!("x,y,who\n{}", table(50, |row| format!("{},{},n{row}", x(row), x(row) * 1.7)));
         check(&text, &plain, &[("free_text", Some("who"))]);
         let rare = format!(
             "x,y,k\n{}",

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod columns;
 mod datasets;
 mod inference;
 mod jobs;

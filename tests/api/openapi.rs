@@ -101,7 +101,7 @@ async fn answers_fit_their_published_schemas() {
         fits(&validator(view), &app.get(&format!("/v1/models/{model}/{question}")).await.expect(200));
     }
     fits(&validator("ImputeBody"), &json!({"rows": [[1, null], {"a": null, "b": 2}], "rounds": 3, "seed": 1}));
-    assert!(!validator("ImputeBody").is_valid(&json!({"rows": [["one"]]})), "rows are numbers");
+    assert!(!validator("ImputeBody").is_valid(&json!({"rows": [[[1]]]})), "cells are numbers, texts or null");
     fits(&validator("FamiliesView"), &app.get("/v1/families").await.expect(200));
     fits(&validator("PresetsView"), &app.get("/v1/presets").await.expect(200));
     fits(&validator("ReadyView"), &app.get("/readyz").await.expect(200));

@@ -19,7 +19,8 @@ async fn each_bad_file_is_refused_and_leaves_nothing() {
     check("", b"a,b\n".to_vec(), "").await;
     let ragged = check("", b"a,b\n1,2\n3\n".to_vec(), "/rows/1").await;
     assert!(ragged.contains("line 3"), "{ragged}");
-    let text = check("", b"a,b\n1,2\n3,blue\n".to_vec(), "/rows/1/columns/1").await;
+    let slip = [b"a,b\n".as_slice(), &b"1,2\n".repeat(20), b"3,blue\n"].concat();
+    let text = check("", slip, "/rows/20/columns/1").await;
     assert!(text.contains("`b`") && text.contains("`blue`"), "{text}");
     check("", b"a\n1\ninf\n".to_vec(), "/rows/1/columns/0").await;
     check("?format=npy", b"a,b\n1,2\n".to_vec(), "/").await;

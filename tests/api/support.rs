@@ -106,6 +106,11 @@ impl TestApp {
         self.post_as(path, "application/json", body.to_string()).await
     }
 
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        let request = Request::patch(path).header(header::CONTENT_TYPE, "application/json");
+        self.send(request.body(body.to_string().into()).unwrap()).await
+    }
+
     pub async fn post_as(&self, path: &str, kind: &str, body: impl Into<Body>) -> Answer {
         let request = Request::builder().method(Method::POST).uri(path).header(header::CONTENT_TYPE, kind);
         self.send(request.body(body.into()).unwrap()).await

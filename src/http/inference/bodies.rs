@@ -90,9 +90,7 @@ pub(super) async fn posted<B: PostedRows>(
     let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
     let expected = match B::CODES {
         true => Expected { what: "codes", width: asked.latent(), columns: &[], missing: Missing::Refused },
-        false => {
-            Expected { what: "rows", width: asked.width(), columns: &columns, missing: asked.missing(B::MISSING) }
-        }
+        false => Expected { what: "rows", width: asked.width(), columns: &columns, missing: asked.missing(B::MISSING) },
     };
     let (values, options, place) = match beside {
         Some(options) => (matrix(&bytes, expected)?, options, QUERY),

@@ -132,7 +132,9 @@ async fn each_bad_imputation_is_refused_where_it_is_wrong() {
     check(json!({"rows": [[null]]}), "/rows/0").await;
     check(json!({"rows": [{"p00": 1e300}]}), "/rows/0/p00").await;
     check(json!({"rows": [{"no_such_column": null}]}), "/rows/0/no_such_column").await;
-    check(json!({"rows": [["one"]]}), "/rows/0/0").await;
+    check(json!({"rows": [["one"]]}), "/rows/0").await;
+    check(json!({"rows": [{"p00": "one"}]}), "/rows/0/p00").await;
+    check(json!({"rows": [[[1]]]}), "/rows/0/0").await;
     let detail = post(json!({"rows": vec![json!({}); 10_000], "rounds": 1000})).await;
     assert!(detail.refuses(422, "invalid_request", &["/rounds"]).contains("up to 200 for 10000 rows"));
     let get = async |query: &str| app.get(&format!("{model}/impute?{query}")).await;
