@@ -9,6 +9,7 @@ pub mod csv;
 pub mod dataset;
 pub mod npy;
 pub mod preparation;
+mod quantiles;
 pub mod rows;
 pub mod split;
 
