@@ -10,6 +10,7 @@ pub mod dataset;
 mod headings;
 pub mod npy;
 pub mod preparation;
+mod quantiles;
 pub mod rows;
 mod sink;
 pub mod spec;

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::quantiles::Sample;
 use crate::domain::limits::LEVELS;
 use crate::domain::treatment::Treatment;
 
@@ -23,6 +24,19 @@ pub enum ScalingSpec {
     Standard,
     /// From 0 to 1.
     Minmax,
+    /// Median 0, and the range between the quartiles that of a standard normal (1.349); outliers move neither. Of more than
+    /// 100,000 rows that many are looked at.
+    Robust,
+    /// To a standard normal, by up to 1,000 quantiles of as many rows; what is beyond the range of the training rows is taken for
+    /// its end.
+    Quantile,
+}
+
+impl ScalingSpec {
+    /// Whether it takes a sample of values to find.
+    fn samples(self) -> bool {
+        matches!(self, Self::Robust | Self::Quantile)
+    }
 }
 
 /// Which treatment a column is to have; what it does in numbers is fitted.
@@ -57,16 +71,41 @@ impl Preparation {
     /// `rows` calls what it is given once for each row.
     pub fn fit(spec: ScalingSpec, wanted: &[Wanted], shared: bool, rows: impl FnOnce(&mut dyn FnMut(&[f32]))) -> Self {
         let mut columns: Vec<Figures> = wanted.iter().map(|wanted| Figures::new(*wanted)).collect();
+        let samples = if !spec.samples() {
+            0
+        } else if shared {
+            1
+        } else {
+            columns.len()
+        };
+        let mut samples: Vec<Sample> = (0..samples).map(|_| Sample::new(samples)).collect();
         rows(&mut |row| {
-            for (column, value) in columns.iter_mut().zip(row).filter(|(_, value)| !value.is_nan()) {
+            for (place, value) in row.iter().enumerate().filter(|(_, value)| !value.is_nan()) {
+                let column = &mut columns[place];
                 column.add(*value);
+                if column.wanted == Wanted::Scaled
+                    && let Some(sample) = samples.get_mut(if shared { 0 } else { place })
+                {
+                    sample.add(*value);
+                }
             }
         });
         if shared {
             let whole = columns.iter().map(|column| column.moments).reduce(Moments::merge).unwrap_or_default();
             columns.iter_mut().for_each(|column| column.moments = whole);
         }
-        Self { columns: columns.into_iter().map(|column| column.treatment(spec)).collect() }
+        let mut sampled: Vec<Sampled> = samples.into_iter().map(|sample| Sampled::of(spec, sample)).collect();
+        if shared && let Some(one) = sampled.first().cloned() {
+            sampled.resize(columns.len(), one);
+        }
+        sampled.resize(columns.len(), Sampled::None);
+        Self {
+            columns: columns
+                .into_iter()
+                .zip(sampled)
+                .map(|(column, sampled)| column.treatment(spec, sampled))
+                .collect(),
+        }
     }
 
     /// Number of columns before.
@@ -111,6 +150,26 @@ impl Preparation {
     }
 }
 
+/// What a sample of a column's values says.
+#[derive(Clone)]
+enum Sampled {
+    None,
+    /// Shift and scale.
+    Robust(f64, f64),
+    Quantile(Treatment),
+}
+
+impl Sampled {
+    fn of(spec: ScalingSpec, sample: Sample) -> Self {
+        let found = match spec {
+            ScalingSpec::Robust => sample.robust().map(|(median, deviation)| Self::Robust(median, deviation)),
+            ScalingSpec::Quantile => sample.normalised().map(Self::Quantile),
+            _ => None,
+        };
+        found.unwrap_or(Self::None)
+    }
+}
+
 /// What is gathered of a column.
 struct Figures {
     wanted: Wanted,
@@ -136,11 +195,20 @@ impl Figures {
         }
     }
 
-    fn treatment(self, spec: ScalingSpec) -> Treatment {
+    fn treatment(self, spec: ScalingSpec, sampled: Sampled) -> Treatment {
         let Moments { count, mean, squares, minimum, maximum } = self.moments;
         let standard = || (mean, (squares / count).sqrt());
+        let robust = match sampled {
+            Sampled::Quantile(treatment) if self.wanted == Wanted::Scaled => return treatment,
+            // Of a column that is nearly always the same the quartiles are equal: there the deviation must do.
+            Sampled::Robust(median, deviation) => {
+                Some((median, if deviation > 0.0 { deviation } else { standard().1 }))
+            }
+            _ => None,
+        };
         let (shift, scale) = match (self.wanted, spec) {
             _ if count == 0.0 => (0.0, 1.0),
+            (Wanted::Scaled, ScalingSpec::Robust) => robust.unwrap_or_else(standard),
             (Wanted::Unit, ScalingSpec::None) | (Wanted::Scaled, ScalingSpec::None | ScalingSpec::Auto) => (0.0, 1.0),
             (Wanted::Unit, _) | (Wanted::Scaled, ScalingSpec::Minmax) => (minimum, maximum - minimum),
             _ => standard(),
@@ -245,7 +313,9 @@ mod tests {
 
     #[test]
     fn preparation_is_undone() {
-        for spec in [ScalingSpec::None, ScalingSpec::Standard, ScalingSpec::Minmax] {
+        for spec in
+            [ScalingSpec::None, ScalingSpec::Standard, ScalingSpec::Minmax, ScalingSpec::Robust, ScalingSpec::Quantile]
+        {
             for wanted in [Wanted::Scaled, Wanted::LogCount, Wanted::OneHot, Wanted::Rank, Wanted::Log, Wanted::Unit] {
                 if (wanted, spec) == (Wanted::Unit, ScalingSpec::None) {
                     continue; // Values beyond 1 are held at 1 then, and cannot come back.
@@ -275,6 +345,28 @@ mod tests {
         assert!((scale[0] - (128.0_f32 / 3.0).sqrt()).abs() < 1e-5);
         let (shift, scale) = linear(&fitted(ScalingSpec::Minmax, Wanted::Scaled, false));
         assert_eq!((shift, scale), (vec![0.0, 10.0, 7.0], vec![16.0, 50.0, 1.0]));
+    }
+
+    #[test]
+    fn columns_are_scaled_by_their_quartiles_or_along_their_quantiles() {
+        let (shift, scale) = linear(&fitted(ScalingSpec::Robust, Wanted::Scaled, false));
+        // Quartiles of 10, 20, 60 are 15 and 40; a column of one value has neither quartiles nor a deviation.
+        assert_eq!((shift[1], shift[2], scale[2]), (20.0, 7.0, 1.0));
+        assert!((scale[1] - 25.0 / 1.34898).abs() < 1e-3, "{scale:?}");
+        let preparation = fitted(ScalingSpec::Quantile, Wanted::Scaled, false);
+        let mut prepared = Vec::new();
+        preparation.apply([8.0, 100.0, 7.0].into_iter(), &mut prepared);
+        // Of three values the greatest is where a normal has five sixths below it; what is beyond it is taken for it.
+        assert!(
+            prepared[0].abs() < 1e-6 && (prepared[1] - 0.967_421_6).abs() < 1e-5 && prepared[2].abs() < 1e-6,
+            "{prepared:?}"
+        );
+        assert_eq!(preparation.undo(&prepared), [8.0, 60.0, 7.0]);
+        // Pixels share one way.
+        let shared = fitted(ScalingSpec::Quantile, Wanted::Scaled, true);
+        assert!(shared.columns[0] == shared.columns[2] && shared.columns[0] != preparation.columns[0]);
+        let (shift, _) = linear(&fitted(ScalingSpec::Robust, Wanted::Scaled, true));
+        assert_eq!(shift, [8.0; 3]);
     }
 
     #[test]

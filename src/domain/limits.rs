@@ -35,6 +35,12 @@ pub const KERNEL: u32 = 11;
 pub const PARAMETERS: u64 = 200_000_000;
 /// Levels of a categorical or ordinal column.
 pub const LEVELS: u64 = 256;
+/// Knots of the way from a column to a normal distribution.
+pub const QUANTILE_KNOTS: usize = 1_000;
+/// Rows that quantiles of a column are found from, and codes that a sampler is fitted to.
+pub const SAMPLED_ROWS: usize = 100_000;
+/// Values of all columns together that quantiles are found from, as far as that leaves a column `QUANTILE_KNOTS`.
+pub const SAMPLED_VALUES: usize = 32 << 20;
 /// Epochs of one job.
 pub const EPOCHS: u32 = 100_000;
 /// Rows in one batch of training.

@@ -19,6 +19,12 @@ pub enum Treatment {
         /// were not seen in training may lie beyond the extremes it was fitted to.
         unit: bool,
     },
+    /// Along straight lines from knot to knot, to what is normal over the training rows. What lies beyond the outermost knots is
+    /// taken for those.
+    Quantile {
+        /// In ascending order; at least one.
+        knots: Vec<Knot>,
+    },
     /// `(ln x - shift) / scale`, for values above zero.
     Log {
         /// Subtracted from the logarithm.
@@ -43,6 +49,26 @@ pub enum Treatment {
         /// In ascending order.
         levels: Vec<f32>,
     },
+}
+
+/// A value of a column and where a standard normal has it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Knot {
+    /// In units of the column.
+    pub value: f32,
+    /// The quantile of a standard normal.
+    pub normal: f32,
+}
+
+impl Knot {
+    /// Where the line from knot to knot is at `x`, which is what `from` gives of a knot; `to` is what is asked for.
+    fn along(knots: &[Self], x: f32, from: fn(&Self) -> f32, to: fn(&Self) -> f32) -> f32 {
+        let above = knots.partition_point(|knot| from(knot) <= x).min(knots.len() - 1);
+        let (low, high) = (&knots[above.saturating_sub(1)], &knots[above]);
+        let width = from(high) - from(low);
+        let share = if width > 0.0 { ((x - from(low)) / width).clamp(0.0, 1.0) } else { 0.0 };
+        to(low) * (1.0 - share) + to(high) * share
+    }
 }
 
 /// What a logarithm is taken of at least, so that a stray zero in new rows stays finite.
@@ -78,6 +104,9 @@ impl Treatment {
                 prepared.push(if *unit { scaled.clamp(0.0, 1.0) } else { scaled });
             }
             _ if self.is_missing(value) => prepared.extend(std::iter::repeat_n(f32::NAN, self.slots())),
+            Self::Quantile { knots } => {
+                prepared.push(Knot::along(knots, value, |knot| knot.value, |knot| knot.normal));
+            }
             Self::Log { shift, scale } => prepared.push((value.max(LEAST_POSITIVE).ln() - shift) / scale),
             Self::LogCount { shift, scale } => prepared.push((value.max(0.0).ln_1p() - shift) / scale),
             Self::OneHot { levels } => {
@@ -95,6 +124,7 @@ impl Treatment {
         let one = prepared[0];
         match self {
             Self::Linear { shift, scale, .. } => one * scale + shift,
+            Self::Quantile { knots } => Knot::along(knots, one, |knot| knot.normal, |knot| knot.value),
             Self::Log { shift, scale } => (one * scale + shift).exp(),
             Self::LogCount { shift, scale } => (one * scale + shift).exp_m1(),
             Self::OneHot { levels } => levels[position(prepared.iter().copied())],
@@ -110,6 +140,8 @@ impl Treatment {
     pub fn restore_spread(&self, spread: &[f32]) -> f32 {
         match self {
             Self::Linear { scale, .. } => spread[0] * scale,
+            // The slope differs from place to place; what is told is that of the middle two thirds of the column.
+            Self::Quantile { .. } => spread[0] * (self.restore(&[1.0]) - self.restore(&[-1.0])) / 2.0,
             // These likelihoods tell the deviation of the value itself.
             Self::Log { .. } | Self::LogCount { .. } => spread[0],
             Self::OneHot { .. } => 1.0 - spread.iter().copied().fold(0.0, f32::max),
@@ -150,6 +182,15 @@ mod tests {
         check(&Treatment::LogCount { shift: 0.5, scale: 1.0 }, 7.0, &[8_f32.ln() - 0.5]);
         check(&Treatment::OneHot { levels: vec![1.0, 2.0, 5.0] }, 2.0, &[0.0, 1.0, 0.0]);
         check(&Treatment::Rank { levels: vec![1.0, 2.0, 5.0] }, 2.0, &[0.5]);
+        let knots = [(0.0, -2.0), (10.0, 0.0), (1000.0, 2.0)].map(|(value, normal)| Knot { value, normal }).to_vec();
+        let treatment = Treatment::Quantile { knots };
+        check(&treatment, 5.0, &[-1.0]);
+        check(&treatment, 505.0, &[1.0]);
+        check(&treatment, 0.0, &[-2.0]);
+        check(&treatment, 1000.0, &[2.0]);
+        assert_eq!((treatment.restore(&[-9.0]), treatment.restore(&[9.0])), (0.0, 1000.0));
+        assert_eq!(treatment.restore_spread(&[2.0]), 500.0);
+        check(&Treatment::Quantile { knots: vec![Knot { value: 3.0, normal: 0.0 }] }, 3.0, &[0.0]);
     }
 
     #[test]
@@ -158,6 +199,7 @@ mod tests {
             (Treatment::Linear { shift: 0.0, scale: 1.0, unit: true }, 900.0),
             (Treatment::Log { shift: 0.0, scale: 1.0 }, -3.0),
             (Treatment::LogCount { shift: 0.0, scale: 1.0 }, -3.0),
+            (Treatment::Quantile { knots: vec![Knot { value: 3.0, normal: 0.0 }] }, 900.0),
         ] {
             let mut prepared = Vec::new();
             treatment.prepare(value, &mut prepared);

@@ -221,9 +221,15 @@ impl TrainSpec {
         self.sampler.check(faults);
         likelihoods::check(&self.likelihood, "/likelihood", faults);
         likelihoods::check(&self.target, "/target", faults);
-        if self.likelihood.kind.is_unit() && self.scaling == ScalingSpec::Standard {
+        let leaves = match self.scaling {
+            ScalingSpec::Standard => Some("standard"),
+            ScalingSpec::Robust => Some("robust"),
+            ScalingSpec::Quantile => Some("quantile"),
+            ScalingSpec::Auto | ScalingSpec::None | ScalingSpec::Minmax => None,
+        };
+        if let Some(leaves) = leaves.filter(|_| self.likelihood.kind.is_unit()) {
             let detail = format!(
-                "is `standard`, which leaves the range 0 to 1 that a {} likelihood needs; allowed are auto, minmax, none",
+                "is `{leaves}`, which leaves the range 0 to 1 that a {} likelihood needs; allowed are auto, minmax, none",
                 self.likelihood.kind.as_str()
             );
             faults.push("/scaling", "conflict", detail);
