@@ -9,11 +9,14 @@ pub mod families;
 pub mod forms;
 pub mod health;
 pub mod inference;
+pub mod intake;
 pub mod jobs;
 pub mod lists;
 pub mod models;
 pub mod openapi;
 pub mod server;
+pub mod tus;
+pub mod uploads;
 
 use std::sync::Arc;
 
@@ -88,6 +91,14 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(datasets::create_dataset, datasets::list_datasets))
         .routes(routes!(datasets::get_dataset, datasets::delete_dataset))
         .routes(routes!(datasets::get_rows))
+        // OPTIONS POST      /v1/uploads
+        // HEAD PATCH DELETE /v1/uploads/{id}
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(uploads::describe_uploads, uploads::create_upload))
+                .routes(routes!(uploads::look_at_upload, uploads::append_to_upload, uploads::delete_upload))
+                .layer(axum::middleware::map_response(tus::sign)),
+        )
         // POST GET          /v1/jobs
         // GET               /v1/jobs/{id}
         // POST              /v1/jobs/{id}/cancel

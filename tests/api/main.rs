@@ -13,3 +13,4 @@ mod presets;
 mod refusals;
 mod server;
 mod store;
+mod uploads;
