@@ -15,6 +15,8 @@ use crate::store::Store;
 
 /// From the signal to the end, at most.
 const SHUTDOWN: Duration = Duration::from_secs(9);
+/// Between two looks for uploads whose time is over.
+const FORGETTING: Duration = Duration::from_secs(600);
 
 /// Opens the data directory and starts the workers and the inference thread.
 ///
@@ -26,7 +28,18 @@ pub async fn start(config: &ServerConfig) -> anyhow::Result<App> {
         .with_context(|| format!("the data directory {} cannot be opened", config.data.display()))?;
     let inference = Inference::start(store.clone(), config.serving.clone())?;
     let jobs = Jobs::start(store.clone(), config.jobs.clone()).await?;
+    tokio::spawn(forget_uploads(store.clone(), jobs.shutdown_token()));
     Ok(App::new(store, jobs, inference, config.http.clone()))
+}
+
+/// Removes uploads that nobody went on with, now and then until the server ends.
+async fn forget_uploads(store: Store, stop: CancellationToken) {
+    let mut times = tokio::time::interval(FORGETTING);
+    while stop.run_until_cancelled(times.tick()).await.is_some() {
+        if let Err(error) = store.remove_expired_uploads().await {
+            tracing::warn!(%error, "Uploads whose time is over could not be removed; they are tried again");
+        }
+    }
 }
 
 /// Serves until a signal, then stops from the top down: no new connections, requests finish, trainers make a checkpoint and

@@ -63,6 +63,17 @@ pub const INFERENCE_QUEUE: usize = 256;
 /// Images in one PNG grid.
 pub const GRID_IMAGES: usize = 4_096;
 
+/// Uploads in several requests that wait for more bytes, or for being made a dataset of.
+pub const UPLOADS: u64 = 64;
+/// Bytes that all of them together may announce.
+pub const UPLOADS_BYTES: u64 = 256 << 30;
+/// Bytes after which a part that is still arriving is synced and counted, so that little of it is sent twice after a break.
+pub const UPLOAD_SYNC_BYTES: u64 = 64 << 20;
+/// Hours that an upload waits for its next bytes before it is removed.
+pub const UPLOAD_HOURS: i64 = 24;
+/// Bytes of what an upload says of its file.
+pub const UPLOAD_METADATA_BYTES: usize = 4 << 10;
+
 /// Items on one page of a list, and the most a caller may ask for.
 pub const PAGE_ITEMS: u32 = 20;
 /// The most items on one page.

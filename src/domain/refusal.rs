@@ -64,6 +64,16 @@ codes! {
     TooLarge = "too_large", User, false;
     /// The dataset is used by a job that has not ended.
     DatasetInUse = "dataset_in_use", User, true;
+    /// The upload has another number of bytes than the request goes on from.
+    WrongOffset = "wrong_offset", User, false;
+    /// The upload is not complete.
+    UploadIncomplete = "upload_incomplete", User, true;
+    /// Another request writes to the upload or reads it.
+    UploadBusy = "upload_busy", User, true;
+    /// The bytes that arrived do not have the checksum they were sent with.
+    ChecksumMismatch = "checksum_mismatch", User, true;
+    /// The version of the upload protocol is not spoken here.
+    UnsupportedVersion = "unsupported_version", User, false;
     /// The job has already ended.
     JobEnded = "job_ended", User, false;
     /// The dataset has missing values, which this version cannot train on.

@@ -1,33 +1,29 @@
 //! Datasets: upload, look at, page through, delete.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{FromRequest, Multipart, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
-use super::extract::{BODY_IDLE, Id, Lenient, Nothing, Query, media_type, too_slow};
+use super::extract::{Id, Lenient, Nothing, Query};
 use super::forms::{self, Form, Matrix};
+use super::intake::{Complete, Intake};
 use super::lists::{List, page};
 use crate::data::dataset::{Change, Column, Role};
 use crate::data::rows::RowFile;
-use crate::data::{Format, Header, IngestSpec, Ingested, ingest};
-use crate::domain::id::DatasetId;
+use crate::data::{Format, Header, IngestSpec};
+use crate::domain::id::{DatasetId, UploadId};
 use crate::domain::limits::{PAGE_ROWS, PAGE_ROWS_MOST};
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::domain::shape::ImageShape;
 use crate::store::datasets::Dataset;
-use crate::store::files::Scratch;
 
 /// A dataset.
 #[derive(Debug, Serialize, ToSchema)]
@@ -73,6 +69,9 @@ impl From<Dataset> for DatasetView {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UploadQuery {
+    /// A complete upload (`/v1/uploads`) to take instead of a body. What it said of its file stands in for parameters left out.
+    #[param(value_type = Option<String>)]
+    upload: Option<UploadId>,
     /// A name for people.
     name: Option<String>,
     /// The format; found by content when left out.
@@ -178,88 +177,24 @@ pub async fn create_dataset(
     Query(query): Query<UploadQuery>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let (query, complete) = match query.upload {
+        Some(id) => {
+            let complete = Complete::claim(&app, id).await?;
+            (complete.fill_in(request.uri())?, Some(complete))
+        }
+        None => (query, None),
+    };
     let (name, spec) = query.read()?;
-    let scratch = app.store.scratch()?;
-    let upload = scratch.path("upload");
-    if media_type(request.headers()) == "multipart/form-data" {
-        receive_multipart(request, &upload, app.config.upload_bytes).await?;
-    } else {
-        receive(request, &upload, app.config.upload_bytes).await?;
-    }
-    let (ingested, scratch) = read_upload(&app, spec, scratch).await?;
-    let dataset = app.store.insert_dataset(&name, &ingested, &scratch.path("rows")).await?;
+    let intake = match complete {
+        Some(complete) => Intake::of_upload(&app, complete, request.into_body()).await?,
+        None => Intake::receive(&app, request).await?,
+    };
+    let (ingested, intake) = intake.read(&app, spec).await?;
+    let dataset = app.store.insert_dataset(&name, &ingested, &intake.rows()).await?;
+    intake.done(&app).await;
     tracing::info!(dataset.id = %dataset.id, rows = dataset.rows, "Dataset {} has {} rows", dataset.id, dataset.rows);
     let location = HeaderValue::try_from(format!("/v1/datasets/{}", dataset.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(DatasetView::from(dataset))).into_response())
-}
-
-/// Reads an uploaded file off the asynchronous threads. The scratch directory goes along, so that it outlives a caller
-/// who leaves.
-async fn read_upload(app: &App, spec: IngestSpec, scratch: Scratch) -> Result<(Ingested, Scratch), ApiError> {
-    let permit = app.ingesting.clone().acquire_owned().await.map_err(|error| internal(&error))?;
-    let most = app.config.dataset_bytes;
-    let read = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        ingest(&scratch.path("upload"), &scratch.path("rows"), &spec, most).map(|ingested| (ingested, scratch))
-    });
-    Ok(read.await.map_err(|error| internal(&error))??)
-}
-
-async fn receive(request: Request, path: &Path, most: u64) -> Result<(), ApiError> {
-    let declared = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
-    if declared.is_some_and(|bytes: u64| bytes > most) {
-        return Err(upload_too_large(most));
-    }
-    let body: Body = request.into_body();
-    store_stream(body.into_data_stream().map(|chunk| chunk.map_err(|_| cut_short())), path, most).await
-}
-
-async fn receive_multipart(request: Request, path: &Path, most: u64) -> Result<(), ApiError> {
-    let invalid = |error: &dyn std::fmt::Display| -> ApiError {
-        Refusal::new(Code::InvalidRequest, format!("the form cannot be read: {error}")).into()
-    };
-    // The file is counted while it is written; axum's own limit on bodies does not apply to it.
-    let mut request = request;
-    axum::extract::DefaultBodyLimit::disable().apply(&mut request);
-    let mut form = Multipart::from_request(request, &()).await.map_err(|error| invalid(&error))?;
-    while let Some(field) = form.next_field().await.map_err(|error| invalid(&error))? {
-        if field.name() == Some("file") {
-            return store_stream(field.map(|chunk| chunk.map_err(|_| cut_short())), path, most).await;
-        }
-    }
-    Err(Refusal::at(Code::InvalidRequest, "/file", "missing", "the form has no field `file`").into())
-}
-
-async fn store_stream(
-    chunks: impl futures_util::Stream<Item = Result<bytes::Bytes, ApiError>>,
-    path: &Path,
-    most: u64,
-) -> Result<(), ApiError> {
-    let io = |error: std::io::Error| ApiError::from(crate::store::StoreError::Io(error));
-    let mut file = tokio::fs::File::create_new(path).await.map_err(io)?;
-    let mut chunks = std::pin::pin!(chunks);
-    let mut received = 0_u64;
-    while let Some(chunk) = tokio::time::timeout(BODY_IDLE, chunks.next()).await.map_err(|_| too_slow())? {
-        let chunk = chunk?;
-        received += chunk.len() as u64;
-        if received > most {
-            return Err(upload_too_large(most));
-        }
-        file.write_all(&chunk).await.map_err(io)?;
-    }
-    file.flush().await.map_err(io)
-}
-
-fn upload_too_large(most: u64) -> ApiError {
-    Refusal::new(Code::TooLarge, format!("the upload is larger than the {most} bytes that this server allows")).into()
-}
-
-fn cut_short() -> ApiError {
-    Refusal::new(Code::InvalidRequest, "the upload ended before it was complete").into()
 }
 
 /// Which datasets a list shows.

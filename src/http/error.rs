@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -67,7 +68,11 @@ fn status(code: Code) -> StatusCode {
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Code::DatasetInUse | Code::JobEnded => StatusCode::CONFLICT,
+        Code::DatasetInUse | Code::JobEnded | Code::WrongOffset | Code::UploadIncomplete => StatusCode::CONFLICT,
+        Code::UploadBusy => StatusCode::LOCKED,
+        Code::UnsupportedVersion => StatusCode::PRECONDITION_FAILED,
+        // What the upload protocol (tus) gives this meaning; no RFC knows it.
+        Code::ChecksumMismatch => StatusCode::from_u16(460).expect("460 is a status"),
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
         Code::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         Code::Overloaded | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
@@ -147,16 +152,15 @@ pub async fn render(request: Request, next: Next) -> Response {
         retryable: code.retryable(),
         errors,
     };
-    let body = serde_json::to_vec(&problem).expect("a problem is JSON");
-    let mut rendered = (status, body).into_response();
-    rendered.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    // Headers stay: `Allow`, and what the upload protocol wants on every answer.
+    *response.body_mut() = Body::from(serde_json::to_vec(&problem).expect("a problem is JSON"));
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        rendered.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allow);
-    }
-    rendered
+    response
 }
 
 /// There is nothing at this address.

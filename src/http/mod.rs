@@ -9,12 +9,15 @@ pub mod families;
 pub mod forms;
 pub mod health;
 pub mod inference;
+pub mod intake;
 pub mod jobs;
 pub mod lists;
 pub mod models;
 pub mod openapi;
 pub mod profile;
 pub mod server;
+pub mod tus;
+pub mod uploads;
 
 use std::sync::Arc;
 
@@ -88,11 +91,19 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /v1/datasets/{id}/rows
         .routes(routes!(datasets::create_dataset, datasets::list_datasets))
         .routes(routes!(datasets::get_dataset, datasets::change_dataset, datasets::delete_dataset))
+        .routes(routes!(datasets::get_rows))
         // GET               /v1/datasets/{id}/profile
         // GET               /v1/datasets/{id}/picture
-        .routes(routes!(datasets::get_rows))
         .routes(routes!(profile::get_profile))
         .routes(routes!(profile::get_picture))
+        // OPTIONS POST      /v1/uploads
+        // HEAD PATCH DELETE /v1/uploads/{id}
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(uploads::describe_uploads, uploads::create_upload))
+                .routes(routes!(uploads::look_at_upload, uploads::append_to_upload, uploads::delete_upload))
+                .layer(axum::middleware::map_response(tus::sign)),
+        )
         // POST GET          /v1/jobs
         // GET               /v1/jobs/{id}
         // POST              /v1/jobs/{id}/cancel

@@ -20,6 +20,7 @@ use super::inference::reconstruct::ReconstructionView;
     components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView)),
     tags(
         (name = "datasets", description = "Rows to train on"),
+        (name = "uploads", description = "Files in several requests, by tus 1.0"),
         (name = "jobs", description = "Training"),
         (name = "models", description = "What training makes"),
         (name = "inference", description = "Questions to models"),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! datasets/<id>/rows.f32   canonical rows
-//! tmp/                     uploads and trainers at work; emptied at start-up
+//! uploads/<id>             uploads in several requests, which outlive a start
+//! tmp/                     uploads in one request and trainers at work; emptied at start-up
 //! ```
 
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use super::{Store, StoreError};
 use crate::domain::id::DatasetId;
 
 const DATASETS: &str = "datasets";
+const UPLOADS: &str = "uploads";
 const TEMPORARY: &str = "tmp";
 const ROWS: &str = "rows.f32";
 
@@ -22,6 +24,7 @@ pub(super) fn prepare(directory: &Path) -> io::Result<()> {
         fs::remove_dir_all(&temporary)?;
     }
     fs::create_dir_all(temporary)?;
+    fs::create_dir_all(directory.join(UPLOADS))?;
     fs::create_dir_all(directory.join(DATASETS))
 }
 
@@ -93,6 +96,10 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn uploads_directory(&self) -> PathBuf {
+        self.directory.join(UPLOADS)
     }
 
     fn dataset_directory(&self, id: DatasetId) -> PathBuf {

@@ -13,6 +13,7 @@ pub mod files;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
+pub mod uploads;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,6 +80,7 @@ pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
     directory: Arc<Path>,
+    claims: uploads::Claims,
     /// Held while the store lives: one process per data directory.
     _lock: Arc<std::fs::File>,
 }
@@ -109,8 +111,15 @@ impl Store {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(writing).await?;
         MIGRATIONS.run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        let store = Self { writer, readers, directory: directory.into(), _lock: Arc::new(lock) };
+        let store = Self {
+            writer,
+            readers,
+            directory: directory.into(),
+            claims: uploads::Claims::default(),
+            _lock: Arc::new(lock),
+        };
         store.remove_orphans().await?;
+        store.settle_uploads().await?;
         Ok(store)
     }
 

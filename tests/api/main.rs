@@ -14,3 +14,4 @@ mod presets;
 mod refusals;
 mod server;
 mod store;
+mod uploads;

@@ -308,3 +308,55 @@ async fn a_second_server_on_the_same_data_is_refused_and_the_doctor_says_what_wo
         assert!(words.lines().any(|one| one.starts_with("ok ") && one.contains(line)), "{words}");
     }
 }
+
+#[tokio::test]
+async fn an_upload_goes_on_after_its_server_was_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let mut server = Server::start(data.path(), 1);
+    let file = digits(600).into_bytes();
+    let request = |server: &Server, method: &str, path: &str| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        server.client.request(method, format!("{}{path}", server.base)).header("Tus-Resumable", "1.0.0")
+    };
+    let part = |server: &Server, upload: &str, offset: usize| {
+        request(server, "PATCH", upload)
+            .header("Content-Type", "application/offset+octet-stream")
+            .header("Upload-Offset", offset.to_string())
+    };
+    let begun = request(&server, "POST", "/v1/uploads").header("Upload-Length", file.len()).send().await.unwrap();
+    let upload = begun.headers()["location"].to_str().unwrap().to_owned();
+    let id = upload.rsplit('/').next().unwrap().to_owned();
+    let third = file.len() / 3;
+    let mut acknowledged = 0;
+    for end in [third, 2 * third] {
+        // One part is acknowledged; the next is under way when the server dies.
+        let sent = part(&server, &upload, acknowledged).body(file[acknowledged..end].to_vec()).send().await.unwrap();
+        assert_eq!(sent.status(), 204);
+        acknowledged = end;
+        let (send, receive) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+        let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receive));
+        let under_way = tokio::spawn(part(&server, &upload, end).body(body).send());
+        send.send(Ok(b"not what comes next".to_vec())).await.unwrap();
+        let path = data.path().join("uploads").join(&id);
+        until(async || (std::fs::metadata(&path).unwrap().len() > end as u64).then_some(())).await;
+        server.kill();
+        assert!(under_way.await.unwrap().is_err());
+        server = Server::start(data.path(), 1);
+        let look = request(&server, "HEAD", &upload).send().await.unwrap();
+        assert_eq!(look.headers()["upload-offset"].to_str().unwrap(), end.to_string());
+    }
+    let last = part(&server, &upload, acknowledged).body(file[acknowledged..].to_vec()).send().await.unwrap();
+    assert_eq!(last.status(), 204);
+    let taken = server
+        .client
+        .post(format!("{}/v1/datasets?upload={id}&label=digit&shape=8x8", server.base))
+        .send()
+        .await
+        .unwrap()
+        .json::<Value>()
+        .await
+        .unwrap();
+    let ordinary = server.upload().await;
+    let rows = async |id: &str| server.get(&format!("/v1/datasets/{id}/rows?limit=600")).await;
+    assert_eq!(rows(taken["id"].as_str().unwrap()).await, rows(&ordinary).await);
+}

@@ -3,13 +3,17 @@
 use std::path::Path;
 
 use latente::data::{IngestSpec, ingest};
+use latente::domain::id::UploadId;
 use latente::domain::job::{JobStatus, StopReason};
 use latente::domain::metric::Metric;
 use latente::domain::refusal::{Code, Refusal};
 use latente::models::ModelSpec;
 use latente::store::jobs::{CheckpointRecord, EpochRecord, Interruption, JobFilter, Lease, NewJob};
+use latente::store::uploads::UploadWriter;
 use latente::store::{Page, Store, StoreError};
 use latente::training::spec::TrainSpec;
+
+use crate::support::change;
 
 struct Bench {
     directory: tempfile::TempDir,
@@ -58,12 +62,6 @@ async fn query(path: &Path, sql: &'static str) -> i64 {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
     let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
     sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
-}
-
-async fn change(path: &Path, sql: &'static str) -> u64 {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
-    sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
 }
 
 #[tokio::test]
@@ -219,4 +217,41 @@ async fn the_queue_goes_by_age() {
     let listed = bench.store.jobs(&Page { limit: 3, after: None }, &running).await.unwrap();
     assert!(listed.has_more && listed.items.len() == 3);
     assert_eq!(bench.store.queue_length().await.unwrap(), (0, 4));
+}
+
+#[tokio::test]
+async fn uploads_outlive_a_start_and_files_follow_the_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let upload = store.create_upload(10, "filename YQ==").await.unwrap();
+        let mut writer = UploadWriter::open(&store, upload.id).await.unwrap();
+        writer.write(b"12345").await.unwrap();
+        writer.acknowledge().await.unwrap();
+        ids.push(upload.id);
+    }
+    let paths: Vec<_> = ids.iter().map(|id| store.upload_path(*id)).collect();
+    let stray = store.upload_path(UploadId::new());
+    store.close().await;
+    drop(store);
+    // Bytes that were never counted; bytes that a disk lost; a time that is over; a file that nobody knows.
+    std::fs::write(&paths[1], b"12345678").unwrap();
+    std::fs::write(&paths[2], b"123").unwrap();
+    std::fs::write(&stray, b"1").unwrap();
+    let old = format!("UPDATE uploads SET expires_at = 1 WHERE id = '{}'", ids[3]);
+    assert_eq!(change(&directory.path().join("latente.db"), old.leak()).await, 1);
+
+    let store = Store::open(directory.path()).await.unwrap();
+    let received: Vec<_> = store.uploads().await.unwrap().iter().map(|upload| upload.received).collect();
+    assert_eq!(received, [5, 5, 3]);
+    assert!(!paths[3].exists() && !stray.exists());
+    for id in &ids[..3] {
+        let mut writer = UploadWriter::open(&store, *id).await.unwrap();
+        let from = writer.upload().received as usize;
+        writer.write(&b"12345abcde"[from..]).await.unwrap();
+        writer.acknowledge().await.unwrap();
+        assert!(writer.upload().is_complete());
+        assert_eq!(std::fs::read(store.upload_path(*id)).unwrap(), b"12345abcde");
+    }
 }

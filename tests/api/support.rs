@@ -194,6 +194,13 @@ pub fn npy(rows: usize, width: usize, values: &[f32]) -> Vec<u8> {
     bytes
 }
 
+/// Changes a database behind the back of its store; gives the number of rows.
+pub async fn change(path: &Path, sql: &'static str) -> u64 {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    sqlx::query(sql).execute(&mut connection).await.unwrap().rows_affected()
+}
+
 /// Asks again and again until there is an answer.
 pub async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
