@@ -1,9 +1,11 @@
 //! The command line.
 //!
-//! `serve` runs the server, `train` trains without one, `doctor` says what works on this machine. `trainer` is what the other
-//! two start for each job; it is hidden, because its messages are for programs.
+//! `serve` runs the server, `train` trains without one, `inspect` says what is in a file, `doctor` what works on this machine.
+//! `trainer` is what `serve` and `train` start for each job; it is hidden, because its messages are for programs.
 
 mod doctor;
+mod file;
+mod inspect;
 mod train;
 
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::Settings;
+use crate::domain::refusal::Refusal;
 use crate::{app, jobs, telemetry};
 
 /// Training-as-a-service for autoencoders: upload data, train, then encode, decode, reconstruct and sample over HTTP.
@@ -33,6 +36,8 @@ enum Command {
     },
     /// Train a model without a server: a file in, a safetensors model out.
     Train(train::Train),
+    /// Say what is in a file: its columns, what they hold, and what may need a second thought.
+    Inspect(inspect::Inspect),
     /// Say what works on this machine and what does not.
     Doctor {
         #[command(flatten)]
@@ -69,12 +74,24 @@ pub fn run() -> anyhow::Result<()> {
             outcome
         }
         Command::Train(command) => runtime()?.block_on(command.run()),
+        Command::Inspect(command) => command.run(),
         Command::Doctor { settings, config } => {
             let config = settings.with_file(config.as_deref())?.resolve()?;
             runtime()?.block_on(doctor::run(&config))
         }
         Command::Trainer { probe: true, .. } => jobs::trainer::probe(),
         Command::Trainer { directory, .. } => jobs::trainer::run(&directory.unwrap_or_default()),
+    }
+}
+
+/// Every fault of a refusal, for people.
+fn faults(heading: &str, refusal: &Refusal) -> anyhow::Error {
+    let lines: Vec<String> =
+        refusal.errors.iter().map(|fault| format!("\n  {} {}", fault.pointer, fault.detail)).collect();
+    if lines.is_empty() {
+        anyhow::anyhow!("{}", refusal.detail)
+    } else {
+        anyhow::anyhow!("{heading}:{}", lines.concat())
     }
 }
 

@@ -6,8 +6,8 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::data::dataset::Role;
-use crate::data::{Format, IngestSpec, ingest};
+use super::faults;
+use super::file::FileArgs;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
 use crate::domain::refusal::Refusal;
@@ -18,14 +18,12 @@ use crate::training::spec::TrainSpec;
 
 /// Stands for the file in the spec: there is no dataset, and the same file must give the same model file.
 const NO_DATASET: &str = "ds_00000000000000000000000000000000";
-/// Rows of a file that is trained on from the command line, in bytes.
-const MOST_BYTES: u64 = 1 << 40;
 
 /// Train a model without a server.
 #[derive(Args, Debug)]
 pub(super) struct Train {
-    /// The file, in any format that can be uploaded.
-    file: PathBuf,
+    #[command(flatten)]
+    file: FileArgs,
     /// The model file to write (safetensors).
     #[arg(long, short, default_value = "model.safetensors")]
     output: PathBuf,
@@ -47,42 +45,6 @@ pub(super) struct Train {
     /// Everything random depends on it.
     #[arg(long)]
     seed: Option<u64>,
-    /// The format; found by content when left out.
-    #[arg(long)]
-    format: Option<String>,
-    /// A column that is fed to the model; when some are named, the others are not. May be repeated.
-    #[arg(long, value_name = "COLUMN")]
-    feature: Vec<String>,
-    /// A column that is kept as a label and not fed to the model. May be repeated.
-    #[arg(long, value_name = "COLUMN")]
-    label: Vec<String>,
-    /// A column that is left out. May be repeated.
-    #[arg(long, value_name = "COLUMN")]
-    ignore: Vec<String>,
-    /// A column that says which row this is. May be repeated.
-    #[arg(long, value_name = "COLUMN")]
-    id: Vec<String>,
-    /// What the values of a column are, such as `sex:categorical`. May be repeated.
-    #[arg(long, value_name = "COLUMN:KIND")]
-    kind: Vec<String>,
-    /// The levels of a category in their order, such as `size:small,large`. May be repeated.
-    #[arg(long, value_name = "COLUMN:LEVEL,LEVEL")]
-    levels: Vec<String>,
-    /// A text or number that stands for a missing value. May be repeated.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    missing: Vec<String>,
-    /// What stands between the cells of a text; found when left out.
-    #[arg(long)]
-    delimiter: Option<String>,
-    /// The decimal sign of a text; found when left out.
-    #[arg(long)]
-    decimal: Option<String>,
-    /// The image that the columns are the pixels of, such as 8x8.
-    #[arg(long)]
-    shape: Option<String>,
-    /// The size that images of files are brought to, such as 28x28.
-    #[arg(long)]
-    resize: Option<String>,
     /// Threads of one operation. [default: the cores]
     #[arg(long, env = "LATENTE_THREADS")]
     threads: Option<usize>,
@@ -95,42 +57,15 @@ pub(super) struct Train {
 }
 
 impl Train {
-    fn ingest_spec(&self) -> Result<IngestSpec, String> {
-        let mut spec = IngestSpec { missing: self.missing.clone(), ..IngestSpec::default() };
-        spec.format =
-            self.format.as_deref().map(Format::parse).transpose().map_err(|fault| format!("--format {fault}"))?;
-        let roles = [
-            (&self.feature, Role::Feature),
-            (&self.label, Role::Label),
-            (&self.id, Role::Id),
-            (&self.ignore, Role::Ignore),
-        ];
-        for (names, role) in roles {
-            spec = spec.with_role(role, names.iter().map(String::as_str));
-        }
-        self.kind.iter().try_for_each(|text| spec.say_kind(text)).map_err(|fault| format!("--kind {fault}"))?;
-        self.levels.iter().try_for_each(|text| spec.say_levels(text)).map_err(|fault| format!("--levels {fault}"))?;
-        let delimiter = self.delimiter.iter().try_for_each(|text| spec.say_delimiter(text));
-        delimiter.map_err(|fault| format!("--delimiter {fault}"))?;
-        self.decimal
-            .iter()
-            .try_for_each(|text| spec.say_decimal(text))
-            .map_err(|fault| format!("--decimal {fault}"))?;
-        spec.image = self.shape.as_deref().map(str::parse).transpose()?;
-        spec.resize = self.resize.as_deref().map(str::parse).transpose()?;
-        Ok(spec)
-    }
-
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scratch = tempfile::tempdir()?;
         let rows_path = scratch.path().join("rows.f32");
-        let ingest_spec = self.ingest_spec().map_err(|fault| anyhow!(fault))?;
-        let source = self.file.clone();
-        let target = rows_path.clone();
-        let ingested = tokio::task::spawn_blocking(move || ingest(&source, &target, &ingest_spec, MOST_BYTES))
-            .await?
-            .with_context(|| format!("{} was not taken", self.file.display()))?;
-        let spec = self.spec()?.resolve(&ingested.schema, ingested.rows).map_err(|refusal| faults(&refusal))?;
+        let (file, target) = (self.file.clone(), rows_path.clone());
+        let ingested = tokio::task::spawn_blocking(move || file.read(&target)).await??;
+        let spec = self
+            .spec()?
+            .resolve(&ingested.schema, ingested.rows)
+            .map_err(|refusal| faults("the job is not allowed", &refusal))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let trainer = TrainerConfig { executable: std::env::current_exe()?, threads: self.threads.unwrap_or(cores) };
         let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows };
@@ -214,7 +149,7 @@ impl Train {
                         bar.finish();
                         return Ok((metrics, process.take_file(&file).await?));
                     }
-                    Message::Failed { error } => return Err(faults(&error)),
+                    Message::Failed { error } => return Err(faults("the job failed", &error)),
                     Message::Stopped => bail!("the trainer was stopped"),
                     Message::Started(_) => {}
                 }
@@ -242,12 +177,6 @@ fn show(bar: &ProgressBar, progress: &Progress) {
         part(progress.rows_per_second, 0, " rows/s"),
         part(progress.eta_seconds, 0, " s left")
     ));
-}
-
-fn faults(refusal: &Refusal) -> anyhow::Error {
-    let lines: Vec<String> =
-        refusal.errors.iter().map(|fault| format!("\n  {} {}", fault.pointer, fault.detail)).collect();
-    if lines.is_empty() { anyhow!("{}", refusal.detail) } else { anyhow!("the job is not allowed:{}", lines.concat()) }
 }
 
 /// Writes a file so that it is either whole or not there.
