@@ -338,7 +338,11 @@ mod tests {
         let noise = Noise::new(0, Purpose::Training, 0, Device::Cpu);
         let drawn = process.forward(&repeated(&x, 20_000), Weights::Drawn(&noise));
         let deviation = values(&drawn.std_dim([0].as_slice(), false, false));
-        assert!(deviation.iter().all(|deviation| (f64::from(*deviation) / (1.58_f64.sqrt() * (-3_f64).exp()) - 1.0).abs() < 0.03));
+        assert!(
+            deviation
+                .iter()
+                .all(|deviation| (f64::from(*deviation) / (1.58_f64.sqrt() * (-3_f64).exp()) - 1.0).abs() < 0.03)
+        );
     }
 
     #[test]
