@@ -9,8 +9,8 @@ import harness
 from harness import Row
 
 DEEP_GP = {
-    "model": {"family": "deep_gp", "settings": {"latent": 4, "features": 100, "label_weight": 10.0, "samples": 4}},
-    "training": {"epochs": 150, "batch_size": 64, "optimizer": {"lr": 0.005, "schedule": "cosine"}, "device": "cpu"},
+    "model": {"family": "deep_gp", "settings": {"latent": 8, "features": 100, "samples": 4}},
+    "training": {"epochs": 80, "batch_size": 64, "optimizer": {"lr": 0.005, "schedule": "cosine"}, "device": "cpu"},
 }
 
 
