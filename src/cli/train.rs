@@ -176,7 +176,7 @@ impl Train {
                     }
                     Message::Failed { error } => return Err(faults(&error)),
                     Message::Stopped => bail!("the trainer was stopped"),
-                    Message::Started(_) => {}
+                    Message::Started(_) | Message::Split { .. } => {}
                 }
             }
         }

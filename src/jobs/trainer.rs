@@ -133,6 +133,14 @@ struct Reporter {
 impl Observer for Reporter {
     fn observe(&mut self, report: Report<'_>) {
         match report {
+            Report::Split(split) => {
+                let rows = [&split.train, &split.validation, &split.test].map(|part| part.len() as u64);
+                let file = "split".to_owned();
+                match split.to_bytes().and_then(|bytes| std::fs::write(self.directory.join(&file), bytes)) {
+                    Ok(()) => send(&Message::Split { file, rows }),
+                    Err(error) => eprintln!("the split could not be written: {error}"),
+                }
+            }
             Report::Started(started) => send(&Message::Started(started)),
             Report::Progress(progress) => {
                 if self.sent.is_none_or(|sent| sent.elapsed() >= PROGRESS_INTERVAL) {

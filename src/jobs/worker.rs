@@ -222,6 +222,10 @@ impl Drive<'_> {
                         .await?;
                     self.shared.feed.announce(self.lease.job);
                 }
+                Message::Split { file, rows } => {
+                    let data = self.process.take_file(&file).await?;
+                    self.shared.store.record_split(self.lease, rows, &data).await?;
+                }
                 Message::Progress(progress) => {
                     self.progress = Some(progress.clone());
                     self.shared.feed.report(self.lease.job, progress);

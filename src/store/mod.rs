@@ -13,6 +13,7 @@ pub mod files;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
+pub mod splits;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -154,11 +154,8 @@ impl<'a> Run<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let Assignment { spec, schema, rows, device } = *assignment;
-        let label = schema.labels().first().map(|column| {
-            let column = *column;
-            move |row: usize| rows.row(row)[column]
-        });
-        let split = spec.split.divide(rows.len(), label.as_ref().map(|label| label as &dyn Fn(usize) -> f32));
+        let split = spec.split.divide(rows.len(), schema, &|row, column| rows.row(row)[column])?;
+        observer.observe(Report::Split(&split));
         let batches = Batches::fit(rows, schema, spec, &split.train, device);
         let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(device, Some(&batches.means(&split.train)));

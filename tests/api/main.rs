@@ -12,4 +12,5 @@ mod openapi;
 mod presets;
 mod refusals;
 mod server;
+mod splits;
 mod store;
