@@ -92,7 +92,11 @@ impl Train {
             .with_context(|| format!("{} was not taken", self.file.display()))?;
         let spec = self.spec()?.resolve(&ingested.schema, ingested.rows).map_err(|refusal| faults(&refusal))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let trainer = TrainerConfig { executable: std::env::current_exe()?, threads: self.threads.unwrap_or(cores) };
+        let trainer = TrainerConfig {
+            executable: std::env::current_exe()?,
+            threads: self.threads.unwrap_or(cores),
+            memory_bytes: None,
+        };
         let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;

@@ -29,6 +29,7 @@ use crate::data::dataset::Schema;
 use crate::data::rows::RowFile;
 use crate::data::split::Split;
 use crate::domain::job::{Progress, StopReason};
+use crate::domain::limits::{SAMPLED_ROWS, SAMPLED_VALUES};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
 use crate::models::noise::{Noise, Purpose};
@@ -488,12 +489,18 @@ impl<'a> Run<'a> {
         if self.spec.model.sampling() == Sampling::Prior {
             return Ok(None);
         }
-        let encode = |rows: &[u32]| -> Vec<Tensor> {
-            rows.chunks(1024).map(|chunk| self.built.network.encode(&self.batches.tensor(chunk)).mean).collect()
+        let seed = self.spec.training.seed;
+        let encode = |rows: &[u32], most: usize| {
+            let rows = batches::some(rows, most, seed);
+            let codes: Vec<Tensor> =
+                rows.chunks(1024).map(|chunk| self.built.network.encode(&self.batches.tensor(chunk)).mean).collect();
+            Tensor::cat(&codes, 0)
         };
-        let train = Tensor::cat(&encode(&self.split.train), 0);
-        let held_out = (!self.split.validation.is_empty()).then(|| Tensor::cat(&encode(&self.split.validation), 0));
-        let fitted = Sampler::fit(&self.spec.sampler, &train, held_out.as_ref(), self.spec.training.seed);
+        // A tenth of the codes that are in memory judge the others.
+        let most = (SAMPLED_VALUES / self.spec.model.latent() as usize).clamp(SAMPLED_ROWS / 20, SAMPLED_ROWS);
+        let train = encode(&self.split.train, most - most / 10);
+        let held_out = (!self.split.validation.is_empty()).then(|| encode(&self.split.validation, most / 10));
+        let fitted = Sampler::fit(&self.spec.sampler, &train, held_out.as_ref(), seed);
         Ok(Some(fitted.ok_or_else(|| {
             Refusal::new(
                 Code::Diverged,

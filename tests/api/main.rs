@@ -7,6 +7,7 @@ mod support;
 mod datasets;
 mod inference;
 mod jobs;
+mod memory;
 mod models;
 mod openapi;
 mod presets;
