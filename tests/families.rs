@@ -4,6 +4,8 @@
 mod gaps;
 #[path = "families/networks.rs"]
 mod networks;
+#[path = "families/scaling.rs"]
+mod scaling;
 
 use std::path::PathBuf;
 
