@@ -38,6 +38,8 @@ impl TrainerConfig {
         command.arg("trainer");
         if let Some(bytes) = self.memory_bytes {
             command.arg("--memory-bytes").arg(bytes.to_string());
+            // A backtrace takes memory. Where there is none left, a process that wants one waits for itself for ever.
+            command.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
         }
         command.env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
         // Threads that wait for each other spin for some microseconds, then sleep:
