@@ -13,6 +13,8 @@ use crate::jobs::process::TrainerConfig;
 use crate::serving::ServingConfig;
 
 const MIB: u64 = 1 << 20;
+/// What `--trainer-mib` may be. With less not even libtorch begins.
+const TRAINER_MIB: std::ops::RangeInclusive<u64> = 128..=1 << 24;
 
 /// Settings as they are given. In the TOML file they have the same names with `_` for `-`.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -32,6 +34,10 @@ pub struct Settings {
     /// [default: the cores divided by the workers]
     #[arg(long, env = "LATENTE_THREADS", value_name = "NUMBER")]
     threads: Option<usize>,
+    /// MiB of memory that each trainer may have of its own; a job that needs more fails. The rows it reads do not count.
+    /// [default: no limit]
+    #[arg(long, env = "LATENTE_TRAINER_MIB", value_name = "MIB")]
+    trainer_mib: Option<u64>,
     /// Threads of inference. [default: half the cores]
     #[arg(long, env = "LATENTE_INFERENCE_THREADS", value_name = "NUMBER")]
     inference_threads: Option<usize>,
@@ -85,6 +91,7 @@ impl Settings {
             data: self.data.or(file.data),
             workers: self.workers.or(file.workers),
             threads: self.threads.or(file.threads),
+            trainer_mib: self.trainer_mib.or(file.trainer_mib),
             inference_threads: self.inference_threads.or(file.inference_threads),
             resident_mib: self.resident_mib.or(file.resident_mib),
             upload_mib: self.upload_mib.or(file.upload_mib),
@@ -117,6 +124,9 @@ impl Settings {
                 bail!("{name} is {value}; allowed are 1 to 1024");
             }
         }
+        if let Some(mib) = self.trainer_mib.filter(|mib| !TRAINER_MIB.contains(mib)) {
+            bail!("--trainer-mib is {mib}; allowed are {} to {}", TRAINER_MIB.start(), TRAINER_MIB.end());
+        }
         if workers * threads > cores {
             eprintln!(
                 "warning: {workers} workers with {threads} threads each are more than the {cores} cores of this machine; training will be slower than with fewer"
@@ -127,7 +137,10 @@ impl Settings {
             listen,
             data: self.data.unwrap_or_else(|| PathBuf::from("latente-data")),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
-            jobs: JobsConfig { workers, trainer: TrainerConfig { executable, threads } },
+            jobs: JobsConfig {
+                workers,
+                trainer: TrainerConfig { executable, threads, memory_bytes: self.trainer_mib.map(|mib| mib * MIB) },
+            },
             serving: ServingConfig {
                 threads: self.inference_threads.unwrap_or(cores / 2).max(1),
                 resident_bytes: self.resident_mib.unwrap_or(1024) * MIB,
@@ -153,11 +166,14 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let (_directory, path) = file("workers = 3\nthreads = 2\nlisten = \"127.0.0.1:9\"");
+        let (_directory, path) = file("workers = 3\nthreads = 2\nlisten = \"127.0.0.1:9\"\ntrainer_mib = 512");
         let flags = Settings { workers: Some(1), ..Settings::default() };
         let config = flags.with_file(Some(&path)).unwrap().resolve().unwrap();
         assert_eq!((config.jobs.workers, config.jobs.trainer.threads, config.listen.port()), (1, 2, 9));
         assert_eq!(config.http.upload_bytes, 4096 * MIB);
+        assert_eq!(config.jobs.trainer.memory_bytes, Some(512 * MIB));
+        let fault = Settings { trainer_mib: Some(1), ..Settings::default() }.resolve().unwrap_err().to_string();
+        assert!(fault.contains("--trainer-mib is 1"), "{fault}");
     }
 
     #[test]

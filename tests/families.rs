@@ -4,6 +4,8 @@
 mod gaps;
 #[path = "families/networks.rs"]
 mod networks;
+#[path = "families/scaling.rs"]
+mod scaling;
 
 use std::path::PathBuf;
 
@@ -110,7 +112,7 @@ impl Observer for Watcher {
             }
             Report::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint.to_bytes()),
             Report::Warning(text) => self.warnings.push(text),
-            Report::Progress(_) | Report::Started(_) => {}
+            Report::Progress(_) | Report::Started(_) | Report::Split(_) => {}
         }
     }
 

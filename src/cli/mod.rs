@@ -52,6 +52,9 @@ enum Command {
         /// The directory with the request.
         #[arg(required_unless_present = "probe")]
         directory: Option<PathBuf>,
+        /// Bytes of memory that this process may have of its own.
+        #[arg(long)]
+        memory_bytes: Option<u64>,
         /// Only say what libtorch finds here.
         #[arg(long)]
         probe: bool,
@@ -80,7 +83,12 @@ pub fn run() -> anyhow::Result<()> {
             runtime()?.block_on(doctor::run(&config))
         }
         Command::Trainer { probe: true, .. } => jobs::trainer::probe(),
-        Command::Trainer { directory, .. } => jobs::trainer::run(&directory.unwrap_or_default()),
+        Command::Trainer { directory, memory_bytes, .. } => {
+            if let Some(bytes) = memory_bytes {
+                jobs::trainer::limit_memory(bytes)?;
+            }
+            jobs::trainer::run(&directory.unwrap_or_default())
+        }
     }
 }
 

@@ -67,7 +67,11 @@ impl Train {
             .resolve(&ingested.schema, ingested.rows)
             .map_err(|refusal| faults("the job is not allowed", &refusal))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let trainer = TrainerConfig { executable: std::env::current_exe()?, threads: self.threads.unwrap_or(cores) };
+        let trainer = TrainerConfig {
+            executable: std::env::current_exe()?,
+            threads: self.threads.unwrap_or(cores),
+            memory_bytes: None,
+        };
         let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
@@ -151,7 +155,7 @@ impl Train {
                     }
                     Message::Failed { error } => return Err(faults("the job failed", &error)),
                     Message::Stopped => bail!("the trainer was stopped"),
-                    Message::Started(_) => {}
+                    Message::Started(_) | Message::Split { .. } => {}
                 }
             }
         }

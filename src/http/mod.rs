@@ -16,6 +16,7 @@ pub mod models;
 pub mod openapi;
 pub mod profile;
 pub mod server;
+pub mod splits;
 pub mod tus;
 pub mod uploads;
 
@@ -109,11 +110,13 @@ fn routes() -> OpenApiRouter<App> {
         // POST              /v1/jobs/{id}/cancel
         // GET               /v1/jobs/{id}/metrics
         // GET               /v1/jobs/{id}/events
+        // GET               /v1/jobs/{id}/split
         .routes(routes!(jobs::create_job, jobs::list_jobs))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(jobs::get_metrics))
         .routes(routes!(jobs::get_events))
+        .routes(routes!(splits::get_split))
         // GET               /v1/models
         // GET DELETE        /v1/models/{id}
         // GET               /v1/models/{id}/artifacts/safetensors

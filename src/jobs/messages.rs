@@ -35,6 +35,13 @@ pub struct Request {
 pub enum Message {
     /// Training begins or goes on.
     Started(Started),
+    /// Rows were divided. The worker removes the file.
+    Split {
+        /// Its name in the shared directory.
+        file: String,
+        /// Rows that train, validate and test.
+        rows: [u64; 3],
+    },
     /// How far it is.
     Progress(Progress),
     /// An epoch is done.

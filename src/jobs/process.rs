@@ -27,13 +27,21 @@ pub struct TrainerConfig {
     pub executable: PathBuf,
     /// Threads of one operation in each trainer.
     pub threads: usize,
+    /// Bytes of memory that each trainer may have of its own; the rows it reads do not count. No limit when it is absent.
+    pub memory_bytes: Option<u64>,
 }
 
 impl TrainerConfig {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.executable);
         let threads = self.threads.max(1).to_string();
-        command.arg("trainer").env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
+        command.arg("trainer");
+        if let Some(bytes) = self.memory_bytes {
+            command.arg("--memory-bytes").arg(bytes.to_string());
+            // A backtrace takes memory. Where there is none left, a process that wants one waits for itself for ever.
+            command.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
+        }
+        command.env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
         // Threads that wait for each other spin for some microseconds, then sleep:
         // libgomp's own choice made a trainer beside two busy processes on two cores twice as slow as this; threads that
         // sleep at once made it half as fast alone.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::messages::{Message, Order, REQUEST, RESUME, Request};
 use crate::data::rows::RowFile;
 use crate::domain::job::Progress;
@@ -23,6 +25,33 @@ use crate::training::{Assignment, Finished, Outcome, TrainError, train};
 /// Progress goes out this often at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 const MODEL: &str = "model.safetensors";
+
+/// Allows this process so many bytes of memory of its own, from here on. Files that are mapped do not count.
+///
+/// # Errors
+/// The system does not take the limit.
+pub fn limit_memory(bytes: u64) -> anyhow::Result<()> {
+    let before = getrlimit(Resource::Data);
+    let bytes = before.maximum.map_or(bytes, |most| most.min(bytes));
+    setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: before.maximum })?;
+    Ok(())
+}
+
+/// The refusal of a job that needs more memory than there is.
+pub(super) fn out_of_memory() -> Refusal {
+    Refusal::new(
+        Code::OutOfMemory,
+        "Training ran out of memory. A smaller training.batch_size or a narrower network needs less.",
+    )
+}
+
+/// Whether a trainer that died said that it was for want of memory: Rust and C++ end a process then.
+pub(super) fn says_out_of_memory(words: &str) -> bool {
+    let lower = words.to_lowercase();
+    ["memory allocation of", "bad_alloc", "can't allocate memory", "cannot allocate memory"]
+        .iter()
+        .any(|sign| lower.contains(sign))
+}
 
 /// Trains what `directory` says, and exits.
 ///
@@ -94,10 +123,7 @@ fn explain(panic: &(dyn std::any::Any + Send)) -> Refusal {
     let lower = text.to_lowercase();
     if lower.contains("out of memory") || lower.contains("can't allocate memory") || lower.contains("not enough memory")
     {
-        return Refusal::new(
-            Code::OutOfMemory,
-            "Training ran out of memory. A smaller training.batch_size or a narrower network needs less.",
-        );
+        return out_of_memory();
     }
     Refusal::new(Code::Internal, "The trainer failed; the server's log has the reason.")
 }
@@ -133,6 +159,14 @@ struct Reporter {
 impl Observer for Reporter {
     fn observe(&mut self, report: Report<'_>) {
         match report {
+            Report::Split(split) => {
+                let rows = [&split.train, &split.validation, &split.test].map(|part| part.len() as u64);
+                let file = "split".to_owned();
+                match split.to_bytes().and_then(|bytes| std::fs::write(self.directory.join(&file), bytes)) {
+                    Ok(()) => send(&Message::Split { file, rows }),
+                    Err(error) => eprintln!("the split could not be written: {error}"),
+                }
+            }
             Report::Started(started) => send(&Message::Started(started)),
             Report::Progress(progress) => {
                 if self.sent.is_none_or(|sent| sent.elapsed() >= PROGRESS_INTERVAL) {
@@ -183,6 +217,7 @@ mod tests {
         let panic: Box<dyn std::any::Any + Send> =
             Box::new("Torch(\"[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9\")".to_owned());
         assert_eq!(explain(&*panic).code, Code::OutOfMemory);
+        assert!(says_out_of_memory("memory allocation of 4096 bytes failed") && !says_out_of_memory("killed"));
         let panic: Box<dyn std::any::Any + Send> = Box::new("index out of bounds");
         assert_eq!(explain(&*panic).code, Code::Internal);
     }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::Shared;
 use super::messages::{Message, Order, Request};
 use super::process::TrainerProcess;
+use super::trainer;
 use crate::data::dataset::Schema;
 use crate::domain::job::{JobStatus, Progress, StopReason};
 use crate::domain::metric::Metric;
@@ -113,11 +114,15 @@ async fn attempt(
     let process = TrainerProcess::start(&shared.trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;
     tracing::debug!(job.id = %job.id, pid = process.pid(), "The trainer of job {} runs", job.id);
     let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new() };
-    let end = drive.drive(stop).await?;
+    let mut end = drive.drive(stop).await?;
     let kill = matches!(end, End::LeaseLost | End::Stopped);
     let (status, words) = drive.process.end(kill).await;
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-    if matches!(end, End::Died) {
+    if matches!(end, End::Died) && trainer::says_out_of_memory(&words) {
+        // It would only end so again.
+        tracing::info!(job.id = %job.id, how, words, "The trainer of job {} ran out of memory", job.id);
+        end = End::Failed(trainer::out_of_memory());
+    } else if matches!(end, End::Died) {
         tracing::warn!(job.id = %job.id, how, words, "The trainer of job {} died", job.id);
     } else if !words.is_empty() {
         tracing::info!(job.id = %job.id, words, "The trainer of job {} had something to say", job.id);
@@ -221,6 +226,10 @@ impl Drive<'_> {
                         .record_event(self.lease, if resumed { "resumed" } else { "started" }, &data)
                         .await?;
                     self.shared.feed.announce(self.lease.job);
+                }
+                Message::Split { file, rows } => {
+                    let data = self.process.take_file(&file).await?;
+                    self.shared.store.record_split(self.lease, rows, &data).await?;
                 }
                 Message::Progress(progress) => {
                     self.progress = Some(progress.clone());

@@ -126,9 +126,8 @@ impl SparseNetwork {
     }
 
     /// The loss of dead units that restore what the others leave (NaN where the row has a gap, which counts nothing): half the
-    /// squared error in prepared units; and how far each is
-    /// below zero for the row that is nearest to it, without which a unit that no row reaches would never learn (after
-    /// Anthropic's pre-act loss, 2025).
+    /// squared error in prepared units; and how far each is below zero for the row that is nearest to it, without which a unit
+    /// that no row reaches would never learn (after Anthropic's pre-act loss, 2025).
     fn auxiliary(&self, raw: &Tensor, rest: &Tensor, dead: &Tensor, step: &Step<'_>) -> Tensor {
         let half = (i64::from(self.settings.latent) / 2).max(1);
         // Alive units get the least value there is, of which nothing is left above zero.

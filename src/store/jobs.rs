@@ -495,7 +495,7 @@ pub fn unknown_dataset(id: DatasetId) -> Refusal {
 }
 
 /// The job of a lease, if it still holds.
-async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<Job, StoreError> {
+pub(super) async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<Job, StoreError> {
     let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "{COLUMNS} WHERE j.id = ? AND j.attempt = ? AND j.lease_owner = ? AND j.status IN ('running', 'cancelling')"
     )))

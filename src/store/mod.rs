@@ -13,6 +13,7 @@ pub mod files;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
+pub mod splits;
 pub mod uploads;
 
 use std::path::{Path, PathBuf};

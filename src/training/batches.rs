@@ -1,6 +1,8 @@
 //! Scaled batches of rows as tensors, and the order of an epoch.
 
-use rand::seq::SliceRandom;
+use std::borrow::Cow;
+
+use rand::seq::{SliceRandom, index};
 use tch::{Device, Kind, Tensor};
 
 use super::likelihoods::wanted;
@@ -145,6 +147,16 @@ pub fn order(train: &[u32], seed: u64, epoch: u32) -> Vec<u32> {
     order
 }
 
+/// All of `rows`, or where those are too many `most` of them, in their order, which depend on `seed` alone.
+pub fn some(rows: &[u32], most: usize, seed: u64) -> Cow<'_, [u32]> {
+    if rows.len() <= most {
+        return Cow::Borrowed(rows);
+    }
+    let mut places = index::sample(&mut generator(seed, Purpose::Sampler, 1), rows.len(), most).into_vec();
+    places.sort_unstable();
+    places.into_iter().map(|place| rows[place]).collect()
+}
+
 /// Cuts rows into batches of `size`. A single row that would be left over joins the batch before it, because statistics
 /// over a batch of one row are not defined.
 pub fn cut(order: &[u32], size: usize) -> Vec<&[u32]> {
@@ -160,6 +172,20 @@ pub fn cut(order: &[u32], size: usize) -> Vec<&[u32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_rows_than_that_many_are_picked_and_the_seed_decides() {
+        let rows: Vec<u32> = (0..1000).map(|row| row * 2).collect();
+        assert_eq!(*some(&rows, 1000, 1), rows[..]);
+        let picked = some(&rows, 100, 1);
+        assert!(
+            picked.len() == 100
+                && picked.windows(2).all(|two| two[0] < two[1])
+                && picked.iter().all(|row| row % 2 == 0)
+        );
+        assert_eq!(picked, some(&rows, 100, 1));
+        assert_ne!(picked, some(&rows, 100, 2));
+    }
 
     #[test]
     fn an_epoch_takes_every_row_once_and_differs_from_the_next() {

@@ -29,6 +29,7 @@ use crate::data::dataset::Schema;
 use crate::data::rows::RowFile;
 use crate::data::split::Split;
 use crate::domain::job::{Progress, StopReason};
+use crate::domain::limits::{SAMPLED_ROWS, SAMPLED_VALUES};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
 use crate::models::noise::{Noise, Purpose};
@@ -154,11 +155,8 @@ impl<'a> Run<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let Assignment { spec, schema, rows, device } = *assignment;
-        let label = schema.labels().first().map(|column| {
-            let column = *column;
-            move |row: usize| rows.row(row)[column]
-        });
-        let split = spec.split.divide(rows.len(), label.as_ref().map(|label| label as &dyn Fn(usize) -> f32));
+        let split = spec.split.divide(rows.len(), schema, &|row, column| rows.row(row)[column])?;
+        observer.observe(Report::Split(&split));
         let batches = Batches::fit(rows, schema, spec, &split.train, device);
         let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(device, Some(&batches.means(&split.train)));
@@ -491,12 +489,18 @@ impl<'a> Run<'a> {
         if self.spec.model.sampling() == Sampling::Prior {
             return Ok(None);
         }
-        let encode = |rows: &[u32]| -> Vec<Tensor> {
-            rows.chunks(1024).map(|chunk| self.built.network.encode(&self.batches.tensor(chunk)).mean).collect()
+        let seed = self.spec.training.seed;
+        let encode = |rows: &[u32], most: usize| {
+            let rows = batches::some(rows, most, seed);
+            let codes: Vec<Tensor> =
+                rows.chunks(1024).map(|chunk| self.built.network.encode(&self.batches.tensor(chunk)).mean).collect();
+            Tensor::cat(&codes, 0)
         };
-        let train = Tensor::cat(&encode(&self.split.train), 0);
-        let held_out = (!self.split.validation.is_empty()).then(|| Tensor::cat(&encode(&self.split.validation), 0));
-        let fitted = Sampler::fit(&self.spec.sampler, &train, held_out.as_ref(), self.spec.training.seed);
+        // A tenth of the codes that are in memory judge the others.
+        let most = (SAMPLED_VALUES / self.spec.model.latent() as usize).clamp(SAMPLED_ROWS / 20, SAMPLED_ROWS);
+        let train = encode(&self.split.train, most - most / 10);
+        let held_out = (!self.split.validation.is_empty()).then(|| encode(&self.split.validation, most / 10));
+        let fitted = Sampler::fit(&self.spec.sampler, &train, held_out.as_ref(), seed);
         Ok(Some(fitted.ok_or_else(|| {
             Refusal::new(
                 Code::Diverged,

@@ -1,6 +1,7 @@
 //! What a training run tells whoever watches it.
 
 use super::checkpoint::Checkpoint;
+use crate::data::split::Split;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
 
@@ -16,6 +17,8 @@ pub trait Observer {
 /// Something that happened in a run.
 #[derive(Debug)]
 pub enum Report<'a> {
+    /// Rows are divided. Sent at every beginning, and always the same of one job.
+    Split(&'a Split),
     /// Training begins, or goes on.
     Started(Started),
     /// A step is done. Sent often; the receiver picks.

@@ -243,7 +243,7 @@ impl TrainSpec {
     pub fn resolve(&self, schema: &Schema, rows: u64) -> Result<Self, Refusal> {
         let mut faults = Faults::new();
         self.find_faults(&mut faults);
-        self.split.check(rows, !schema.labels().is_empty(), &mut faults);
+        self.split.check(rows, schema, &mut faults);
         if rows < 2 {
             faults.push("/dataset", "too_few_rows", format!("has {rows} row; training needs at least 2"));
         }

@@ -74,8 +74,15 @@ pub fn config(data: &Path) -> ServerConfig {
 
 impl TestApp {
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let app = latente::app::start(&config(&directory.path().join("data"))).await.unwrap();
+        let mut config = config(&directory.path().join("data"));
+        change(&mut config);
+        let app = latente::app::start(&config).await.unwrap();
         Self { router: router(app.clone()), app, directory }
     }
 
