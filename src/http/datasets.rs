@@ -44,6 +44,14 @@ pub struct DatasetView {
     pub image: Option<ImageShape>,
     /// When it was uploaded (RFC 3339).
     pub created_at: String,
+    /// SHA-256 of the file it came from, or of the one that was added last.
+    pub sha256: Option<String>,
+    /// Bytes that go back to the server's disk when it is deleted: none while another dataset shares its rows.
+    pub stored_bytes: u64,
+    /// 1, and one more each time rows are added.
+    pub version: u32,
+    /// The dataset that rows were added to.
+    pub parent: Option<DatasetId>,
 }
 
 impl From<Dataset> for DatasetView {
@@ -58,6 +66,10 @@ impl From<Dataset> for DatasetView {
             columns: dataset.schema.columns,
             image: dataset.schema.image,
             created_at: super::time(dataset.created_at),
+            sha256: dataset.sha256,
+            stored_bytes: dataset.stored_bytes,
+            version: dataset.version,
+            parent: dataset.parent,
         }
     }
 }
@@ -142,8 +154,8 @@ pub async fn create_dataset(
         Some(complete) => Intake::of_upload(&app, complete, request.into_body()).await?,
         None => Intake::receive(&app, request).await?,
     };
-    let (ingested, intake) = intake.read(&app, spec).await?;
-    let dataset = app.store.insert_dataset(&name, &ingested, &intake.rows()).await?;
+    let (ingested, origin, intake) = intake.read(&app, spec).await?;
+    let dataset = app.store.insert_dataset(&name, &ingested, &intake.rows(), &origin).await?;
     intake.done(&app).await;
     tracing::info!(dataset.id = %dataset.id, rows = dataset.rows, "Dataset {} has {} rows", dataset.id, dataset.rows);
     let location = HeaderValue::try_from(format!("/v1/datasets/{}", dataset.id)).map_err(|error| internal(&error))?;

@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod server;
 pub mod tus;
 pub mod uploads;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -128,6 +129,8 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /v1/presets
         .routes(routes!(families::list_families))
         .routes(routes!(families::list_presets))
+        // GET               /v1/usage
+        .routes(routes!(usage::get_usage))
         // GET               /livez, /readyz, /version
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

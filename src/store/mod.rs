@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod metrics;
 pub mod models;
 pub mod uploads;
+pub mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

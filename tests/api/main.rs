@@ -14,3 +14,4 @@ mod refusals;
 mod server;
 mod store;
 mod uploads;
+mod usage;
