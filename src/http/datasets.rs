@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
+use super::exports::{self, Limit, RowsForm};
 use super::extract::{Id, Nothing, Query};
 use super::forms::{self, Form, Matrix};
 use super::intake::{Complete, Intake};
@@ -17,7 +18,7 @@ use crate::data::dataset::Column;
 use crate::data::rows::RowFile;
 use crate::data::{Format, Header, IngestSpec};
 use crate::domain::id::{DatasetId, UploadId};
-use crate::domain::limits::{PAGE_ROWS, PAGE_ROWS_MOST};
+use crate::domain::limits::PAGE_ROWS_MOST;
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::domain::shape::ImageShape;
@@ -110,21 +111,26 @@ impl UploadQuery {
             faults.push("?format", "unknown_value", fault);
             None
         });
-        let header = match self.header.as_deref() {
-            None | Some("auto") => Header::Auto,
-            Some("true") => Header::Present,
-            Some("false") => Header::Absent,
-            Some(other) => {
-                faults.push("?header", "unknown_value", format!("is `{other}`; allowed are auto, true, false"));
-                Header::Auto
-            }
-        };
+        let header = read_header(self.header.as_deref(), &mut faults);
         let image = self.shape.as_deref().map(str::parse).transpose().unwrap_or_else(|fault: String| {
             faults.push("?shape", "invalid", fault);
             None
         });
         faults.into_result(Code::InvalidRequest)?;
         Ok((name, IngestSpec { format, header, labels: self.label, ignored: self.ignore, image }))
+    }
+}
+
+/// What is said of the header of a CSV file.
+pub(super) fn read_header(text: Option<&str>, faults: &mut Faults) -> Header {
+    match text {
+        None | Some("auto") => Header::Auto,
+        Some("true") => Header::Present,
+        Some("false") => Header::Absent,
+        Some(other) => {
+            faults.push("?header", "unknown_value", format!("is `{other}`; allowed are auto, true, false"));
+            Header::Auto
+        }
     }
 }
 
@@ -168,10 +174,10 @@ pub async fn create_dataset(
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// How many; 20 when left out, at most 100.
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// The last id of the page before.
     #[param(value_type = Option<String>)]
-    after: Option<DatasetId>,
+    pub(super) after: Option<DatasetId>,
 }
 
 /// List datasets, the newest first.
@@ -222,11 +228,12 @@ pub struct RowsQuery {
     /// The first row, from 0.
     #[serde(default)]
     offset: u64,
-    /// How many; 100 when left out, at most 10,000.
-    limit: Option<u64>,
-    /// `json` or `npy`; the `Accept` header decides when left out.
+    /// How many; 100 when left out, at most 10,000, or `all` in the forms of files.
+    #[param(value_type = Option<String>)]
+    limit: Option<Limit>,
+    /// `json` or `npy`, or a file: `csv`, `arrow` (a stream) or `parquet`. The `Accept` header decides when left out.
     #[param(inline)]
-    format: Option<Form>,
+    format: Option<RowsForm>,
 }
 
 #[derive(Serialize)]
@@ -237,10 +244,10 @@ struct RowsView<'a> {
     total: u64,
 }
 
-/// Rows of a dataset, in the user's units. Missing values are `null` in JSON and NaN in NPY.
+/// Rows of a dataset, in the user's units. Missing values are `null` in JSON, Arrow and Parquet, NaN in NPY, and empty in CSV.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/rows", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset"), RowsQuery),
-    responses((status = 200, description = "`columns` and `rows`, or an NPY matrix", body = Object), (status = "default", body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, description = "`columns` and `rows`, an NPY matrix, or a file", body = Object), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub async fn get_rows(
     State(app): State<App>,
@@ -248,8 +255,12 @@ pub async fn get_rows(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let form = Form::wanted(query.format, &headers)?;
-    let limit = query.limit.unwrap_or(PAGE_ROWS);
+    let form = match RowsForm::wanted(query.format, &headers)? {
+        RowsForm::Json => Form::Json,
+        RowsForm::Npy => Form::Npy,
+        file => return exports::download(&app, id, file, query.offset, query.limit).await,
+    };
+    let limit = Limit::page(query.limit)?;
     let mut faults = Faults::new();
     faults.require_within("?limit", limit, 1..=PAGE_ROWS_MOST);
     faults.into_result(Code::InvalidRequest)?;

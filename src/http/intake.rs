@@ -16,11 +16,12 @@ use super::App;
 use super::error::{ApiError, internal};
 use super::extract::{BODY_IDLE, media_type, query, read_body, too_slow};
 use super::tus;
-use crate::data::{IngestSpec, Ingested, ingest};
+use crate::data::append::{Addition, append};
+use crate::data::{DataError, IngestSpec, Ingested, ingest};
 use crate::domain::id::UploadId;
 use crate::domain::refusal::{Code, Refusal};
 use crate::store::artifacts::{checksum, hexadecimal};
-use crate::store::datasets::Origin;
+use crate::store::datasets::{Dataset, Origin};
 use crate::store::files::Scratch;
 use crate::store::uploads::{Upload, UploadClaim};
 
@@ -84,6 +85,41 @@ impl Intake {
             ingest(&self.source, &self.rows(), &spec, most).map(|ingested| (ingested, origin, self))
         });
         Ok(read.await.map_err(|error| internal(&error))??)
+    }
+
+    /// Reads the file and adds its rows to those of a dataset.
+    ///
+    /// # Errors
+    /// The file is refused, or its columns do not fit.
+    pub async fn append(
+        mut self,
+        app: &App,
+        parent: &Dataset,
+        addition: Addition,
+    ) -> Result<(Ingested, Origin, Self), ApiError> {
+        let permit = app.ingesting.clone().acquire_owned().await.map_err(|error| internal(&error))?;
+        if self.sha256.is_none() {
+            self.sha256 = Some(hash(self.source.clone()).await?);
+        }
+        let origin = Origin {
+            sha256: self.sha256.clone(),
+            reading: None,
+            parent: Some(parent.id),
+            version: parent.version + 1,
+            root: Some(parent.root.unwrap_or(parent.id)),
+        };
+        let most = app.config.dataset_bytes;
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let beside = self.scratch.path("added");
+            append(&addition, &self.source, &beside, &self.rows(), most).map(|ingested| (ingested, origin, self))
+        });
+        let read = read.await.map_err(|error| internal(&error))?;
+        if matches!(read, Err(DataError::Io(_))) {
+            // Its rows may have gone with it in the meantime.
+            app.store.dataset(parent.id).await?;
+        }
+        Ok(read?)
     }
 
     /// Where the canonical rows are written.

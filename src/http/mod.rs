@@ -4,6 +4,7 @@
 
 pub mod datasets;
 pub mod error;
+pub mod exports;
 pub mod extract;
 pub mod families;
 pub mod forms;
@@ -18,6 +19,7 @@ pub mod server;
 pub mod tus;
 pub mod uploads;
 pub mod usage;
+pub mod versions;
 
 use std::sync::Arc;
 
@@ -36,7 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::domain::limits::EVENT_STREAMS;
+use crate::domain::limits::{EVENT_STREAMS, EXPORTS};
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
@@ -65,6 +67,8 @@ pub struct App {
     pub config: Arc<HttpConfig>,
     /// Uploads that are read at once.
     ingesting: Arc<Semaphore>,
+    /// Downloads that are written at once.
+    exporting: Arc<Semaphore>,
     /// Event streams that are open at once.
     streams: Arc<Semaphore>,
 }
@@ -78,6 +82,7 @@ impl App {
             inference,
             config: Arc::new(config),
             ingesting: Arc::new(Semaphore::new(2)),
+            exporting: Arc::new(Semaphore::new(EXPORTS)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         }
     }
@@ -88,10 +93,12 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(ApiDocument::openapi())
         // POST GET          /v1/datasets
         // GET DELETE        /v1/datasets/{id}
-        // GET               /v1/datasets/{id}/rows
+        // GET POST          /v1/datasets/{id}/rows
+        // GET               /v1/datasets/{id}/versions
         .routes(routes!(datasets::create_dataset, datasets::list_datasets))
         .routes(routes!(datasets::get_dataset, datasets::delete_dataset))
-        .routes(routes!(datasets::get_rows))
+        .routes(routes!(datasets::get_rows, versions::append_rows))
+        .routes(routes!(versions::list_versions))
         // OPTIONS POST      /v1/uploads
         // HEAD PATCH DELETE /v1/uploads/{id}
         .merge(

@@ -215,6 +215,23 @@ impl Store {
         Ok(Paged::from_one_more(datasets.collect::<Result<_, _>>()?, page.limit))
     }
 
+    /// The datasets of one chain of versions, the newest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn versions(&self, root: DatasetId, page: &Page<DatasetId>) -> Result<Paged<Dataset>, StoreError> {
+        let rows: Vec<DatasetRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "{COLUMNS} AND (id = ?1 OR root_id = ?1) AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3"
+        )))
+        .bind(root.to_string())
+        .bind(page.after.map(|id| id.to_string()))
+        .bind(i64::from(page.limit) + 1)
+        .fetch_all(&self.readers)
+        .await?;
+        let datasets = rows.into_iter().map(|row| row.0.map(|dataset| self.measured(dataset)));
+        Ok(Paged::from_one_more(datasets.collect::<Result<_, _>>()?, page.limit))
+    }
+
     /// Deletes a dataset and its rows.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 mod support;
 
 mod datasets;
+mod exports;
 mod inference;
 mod jobs;
 mod models;
@@ -15,3 +16,4 @@ mod server;
 mod store;
 mod uploads;
 mod usage;
+mod versions;
