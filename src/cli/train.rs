@@ -10,7 +10,6 @@ use super::faults;
 use super::file::FileArgs;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
-use crate::domain::refusal::Refusal;
 use crate::jobs::messages::{Message, Order, Request};
 use crate::jobs::process::{TrainerConfig, TrainerProcess};
 use crate::training::presets::presets;

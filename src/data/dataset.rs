@@ -167,7 +167,7 @@ impl Column {
     }
 
     /// Why its values cannot be of a kind; `None` when they can.
-    fn unfit(&self, kind: Kind) -> Option<String> {
+    pub(super) fn unfit(&self, kind: Kind) -> Option<String> {
         let profile = self.profile.as_ref()?;
         let fits = match kind {
             Kind::Categorical | Kind::Ordinal if profile.distinct_is_exact && profile.distinct <= LEVELS => true,
@@ -294,7 +294,7 @@ pub(super) fn columns(fields: &[Field], spec: &IngestSpec) -> Result<Vec<Column>
     let mut named: HashMap<&str, (&str, Role)> = HashMap::new();
     for (name, role) in &spec.roles {
         let parameter = role.parameter();
-        if !seen.contains_key(name.as_str()) {
+        if !seen.contains_key(name.as_str()) && !spec.passes_over_absent {
             faults.push(parameter, "unknown_column", unknown(name, fields));
         }
         if let Some((other, _)) = named.insert(name, (parameter, *role)).filter(|(_, other)| other != role) {
@@ -303,7 +303,7 @@ pub(super) fn columns(fields: &[Field], spec: &IngestSpec) -> Result<Vec<Column>
     }
     let others = spec.kinds.iter().map(|(name, _)| ("?kind", name));
     for (parameter, name) in others.chain(spec.levels.iter().map(|(name, _)| ("?levels", name))) {
-        if !seen.contains_key(name.as_str()) {
+        if !seen.contains_key(name.as_str()) && !spec.passes_over_absent {
             faults.push(parameter, "unknown_column", unknown(name, fields));
         }
     }

@@ -5,8 +5,10 @@
 //! ([`dataset`]). Synchronous; knows no HTTP, SQL or tensors. Start reading with [`ingest`]; a new format is one file and one
 //! row of `FORMATS`.
 
+pub mod append;
 pub mod csv;
 pub mod dataset;
+pub mod export;
 mod headings;
 pub mod npy;
 pub mod preparation;

@@ -33,9 +33,7 @@ pub(super) struct Written {
 
 impl RowWriter {
     pub fn create(path: &Path, width: usize, most_bytes: u64) -> io::Result<Self> {
-        let distinct_most = DISTINCT_VALUES.min(DISTINCT_VALUES_IN_ALL / width.max(1)).max(2);
-        let columns = (0..width).map(|_| ColumnCounter::new(distinct_most)).collect();
-        Ok(Self { columns, ..Self::plain(path, width, most_bytes)? })
+        Ok(Self { columns: counters(width), ..Self::plain(path, width, most_bytes)? })
     }
 
     /// A writer that profiles nothing.
@@ -74,6 +72,23 @@ impl RowWriter {
             profiles: self.columns.into_iter().map(ColumnCounter::profile).collect(),
         })
     }
+}
+
+fn counters(width: usize) -> Vec<ColumnCounter> {
+    let distinct_most = DISTINCT_VALUES.min(DISTINCT_VALUES_IN_ALL / width.max(1)).max(2);
+    (0..width).map(|_| ColumnCounter::new(distinct_most)).collect()
+}
+
+/// Profiles of rows that are written already.
+pub(super) fn profiles(path: &Path, width: usize, rows: u64) -> io::Result<Vec<Profile>> {
+    let file = RowFile::open(path, width, rows)?;
+    let mut columns = counters(width);
+    for index in 0..file.len() {
+        for (column, value) in columns.iter_mut().zip(file.row(index)) {
+            column.count(*value);
+        }
+    }
+    Ok(columns.into_iter().map(ColumnCounter::profile).collect())
 }
 
 /// The refusal of a file that holds more than is allowed, compressed or not.

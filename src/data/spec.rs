@@ -40,6 +40,8 @@ pub struct IngestSpec {
     pub decimal: Option<u8>,
     /// The shape of the image that the feature columns are the pixels of.
     pub image: Option<ImageShape>,
+    /// Whether names of columns that are not there are no fault.
+    pub passes_over_absent: bool,
     /// The size that images of files are brought to; without it they must all have the same.
     pub resize: Option<ImageShape>,
 }

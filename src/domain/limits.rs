@@ -82,6 +82,8 @@ pub const PAGE_ITEMS_MOST: u32 = 100;
 pub const PAGE_ROWS: u64 = 100;
 /// The most rows of a dataset in one answer.
 pub const PAGE_ROWS_MOST: u64 = 10_000;
+/// Downloads of rows as files that are written at once.
+pub const EXPORTS: usize = 16;
 /// The most points of one metric series in one answer.
 pub const METRIC_POINTS_MOST: u32 = 10_000;
 /// Seconds that `?wait=` may hold a request open.

@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
+use super::exports::{self, Limit, RowsForm};
 use super::extract::{Id, Lenient, Nothing, Query};
 use super::forms::{self, Form, Matrix};
 use super::intake::{Complete, Intake};
@@ -19,7 +20,7 @@ use crate::data::dataset::{Change, Column, Role};
 use crate::data::rows::RowFile;
 use crate::data::{Format, Header, IngestSpec};
 use crate::domain::id::{DatasetId, UploadId};
-use crate::domain::limits::{PAGE_ROWS, PAGE_ROWS_MOST};
+use crate::domain::limits::PAGE_ROWS_MOST;
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::domain::shape::ImageShape;
@@ -46,6 +47,14 @@ pub struct DatasetView {
     pub image: Option<ImageShape>,
     /// When it was uploaded (RFC 3339).
     pub created_at: String,
+    /// SHA-256 of the file it came from, or of the one that was added last.
+    pub sha256: Option<String>,
+    /// Bytes that go back to the server's disk when it is deleted: none while another dataset shares its rows.
+    pub stored_bytes: u64,
+    /// 1, and one more each time rows are added.
+    pub version: u32,
+    /// The dataset that rows were added to.
+    pub parent: Option<DatasetId>,
 }
 
 impl From<Dataset> for DatasetView {
@@ -60,6 +69,10 @@ impl From<Dataset> for DatasetView {
             columns: dataset.schema.columns,
             image: dataset.schema.image,
             created_at: super::time(dataset.created_at),
+            sha256: dataset.sha256,
+            stored_bytes: dataset.stored_bytes,
+            version: dataset.version,
+            parent: dataset.parent,
         }
     }
 }
@@ -123,15 +136,7 @@ impl UploadQuery {
             faults.push("?format", "unknown_value", fault);
             None
         });
-        spec.header = match self.header.as_deref() {
-            None | Some("auto") => Header::Auto,
-            Some("true") => Header::Present,
-            Some("false") => Header::Absent,
-            Some(other) => {
-                faults.push("?header", "unknown_value", format!("is `{other}`; allowed are auto, true, false"));
-                Header::Auto
-            }
-        };
+        spec.header = read_header(self.header.as_deref(), &mut faults);
         let roles = [
             (self.feature, Role::Feature),
             (self.label, Role::Label),
@@ -163,6 +168,19 @@ impl UploadQuery {
     }
 }
 
+/// What is said of the header of a CSV file.
+pub(super) fn read_header(text: Option<&str>, faults: &mut Faults) -> Header {
+    match text {
+        None | Some("auto") => Header::Auto,
+        Some("true") => Header::Present,
+        Some("false") => Header::Absent,
+        Some(other) => {
+            faults.push("?header", "unknown_value", format!("is `{other}`; allowed are auto, true, false"));
+            Header::Auto
+        }
+    }
+}
+
 /// Upload a dataset.
 ///
 /// The body is the file itself, or a multipart form with a field `file`. Its format, its columns and what they hold are found
@@ -189,8 +207,8 @@ pub async fn create_dataset(
         Some(complete) => Intake::of_upload(&app, complete, request.into_body()).await?,
         None => Intake::receive(&app, request).await?,
     };
-    let (ingested, intake) = intake.read(&app, spec).await?;
-    let dataset = app.store.insert_dataset(&name, &ingested, &intake.rows()).await?;
+    let (ingested, origin, intake) = intake.read(&app, spec).await?;
+    let dataset = app.store.insert_dataset(&name, &ingested, &intake.rows(), &origin).await?;
     intake.done(&app).await;
     tracing::info!(dataset.id = %dataset.id, rows = dataset.rows, "Dataset {} has {} rows", dataset.id, dataset.rows);
     let location = HeaderValue::try_from(format!("/v1/datasets/{}", dataset.id)).map_err(|error| internal(&error))?;
@@ -203,10 +221,10 @@ pub async fn create_dataset(
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// How many; 20 when left out, at most 100.
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// The last id of the page before.
     #[param(value_type = Option<String>)]
-    after: Option<DatasetId>,
+    pub(super) after: Option<DatasetId>,
 }
 
 /// List datasets, the newest first.
@@ -295,11 +313,12 @@ pub struct RowsQuery {
     /// The first row, from 0.
     #[serde(default)]
     offset: u64,
-    /// How many; 100 when left out, at most 10,000.
-    limit: Option<u64>,
-    /// `json` or `npy`; the `Accept` header decides when left out.
+    /// How many; 100 when left out, at most 10,000, or `all` in the forms of files.
+    #[param(value_type = Option<String>)]
+    limit: Option<Limit>,
+    /// `json` or `npy`, or a file: `csv`, `arrow` (a stream) or `parquet`. The `Accept` header decides when left out.
     #[param(inline)]
-    format: Option<Form>,
+    format: Option<RowsForm>,
 }
 
 #[derive(Serialize)]
@@ -310,10 +329,10 @@ struct RowsView<'a> {
     total: u64,
 }
 
-/// Rows of a dataset, in the user's units. Missing values are `null` in JSON and NaN in NPY.
+/// Rows of a dataset, in the user's units. Missing values are `null` in JSON, Arrow and Parquet, NaN in NPY, and empty in CSV.
 #[utoipa::path(
     get, path = "/v1/datasets/{id}/rows", tag = "datasets", params(("id" = String, Path, description = "The id of a dataset"), RowsQuery),
-    responses((status = 200, description = "`columns` and `rows`, or an NPY matrix", body = Object), (status = "default", body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, description = "`columns` and `rows`, an NPY matrix, or a file", body = Object), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub async fn get_rows(
     State(app): State<App>,
@@ -321,8 +340,12 @@ pub async fn get_rows(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let form = Form::wanted(query.format, &headers)?;
-    let limit = query.limit.unwrap_or(PAGE_ROWS);
+    let form = match RowsForm::wanted(query.format, &headers)? {
+        RowsForm::Json => Form::Json,
+        RowsForm::Npy => Form::Npy,
+        file => return exports::download(&app, id, file, query.offset, query.limit).await,
+    };
+    let limit = Limit::page(query.limit)?;
     let mut faults = Faults::new();
     faults.require_within("?limit", limit, 1..=PAGE_ROWS_MOST);
     faults.into_result(Code::InvalidRequest)?;

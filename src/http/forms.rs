@@ -40,26 +40,14 @@ impl Form {
         if let Some(form) = asked {
             return Ok(form);
         }
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-        let mut ranges: Vec<(&str, f32)> = accept
-            .split(',')
-            .map(|range| {
-                let mut parts = range.split(';').map(str::trim);
-                let name = parts.next().unwrap_or("");
-                let quality =
-                    parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
-                (name, quality)
-            })
-            .filter(|(_, quality)| *quality > 0.0)
-            .collect();
-        ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let known = ranges.iter().find_map(|(name, _)| match *name {
+        let known = accepted(headers, |name| match name {
             "application/json" | "application/*" | "*/*" | "" => Some(Self::Json),
             NPY => Some(Self::Npy),
             "image/png" | "image/*" => Some(Self::Png),
             _ => None,
         });
         known.ok_or_else(|| {
+            let accept = accept(headers);
             let detail = format!("`{accept}` names no form that is given here; there are application/json, {NPY} and, for images, image/png");
             Refusal::new(Code::NotAcceptable, detail).into()
         })
@@ -111,6 +99,26 @@ impl<'de> Deserialize<'de> for Cell {
 
         deserializer.deserialize_any(AnyCell)
     }
+}
+
+fn accept(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*")
+}
+
+/// The first type of the `Accept` header, by quality, that `known` knows.
+pub fn accepted<T>(headers: &HeaderMap, known: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let mut ranges: Vec<(&str, f32)> = accept(headers)
+        .split(',')
+        .map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or("");
+            let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
+            (name, quality)
+        })
+        .filter(|(_, quality)| *quality > 0.0)
+        .collect();
+    ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ranges.iter().find_map(|(name, _)| known(name))
 }
 
 /// A row of a JSON body: values in the order of the columns, or by the name of the column. `null` is a missing value.

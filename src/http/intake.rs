@@ -1,5 +1,6 @@
 //! Where the file of a dataset comes from: the body of a request, a field of a form, or an upload that was made before.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
@@ -7,6 +8,7 @@ use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{Uri, header};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use utoipa::IntoParams;
 
@@ -14,9 +16,12 @@ use super::App;
 use super::error::{ApiError, internal};
 use super::extract::{BODY_IDLE, media_type, query, read_body, too_slow};
 use super::tus;
-use crate::data::{IngestSpec, Ingested, ingest};
+use crate::data::append::{Addition, append};
+use crate::data::{DataError, IngestSpec, Ingested, ingest};
 use crate::domain::id::UploadId;
 use crate::domain::refusal::{Code, Refusal};
+use crate::store::artifacts::{checksum, hexadecimal};
+use crate::store::datasets::{Dataset, Origin};
 use crate::store::files::Scratch;
 use crate::store::uploads::{Upload, UploadClaim};
 
@@ -24,6 +29,8 @@ use crate::store::uploads::{Upload, UploadClaim};
 pub struct Intake {
     scratch: Scratch,
     source: PathBuf,
+    /// SHA-256 of the file, where it was counted on the way.
+    sha256: Option<String>,
     /// The upload that the file is of, which nobody else touches as long.
     claim: Option<UploadClaim>,
 }
@@ -36,12 +43,12 @@ impl Intake {
     pub async fn receive(app: &App, request: Request) -> Result<Self, ApiError> {
         let scratch = app.store.scratch()?;
         let source = scratch.path("upload");
-        if media_type(request.headers()) == "multipart/form-data" {
-            receive_multipart(request, &source, app.config.upload_bytes).await?;
+        let sha256 = if media_type(request.headers()) == "multipart/form-data" {
+            receive_multipart(request, &source, app.config.upload_bytes).await?
         } else {
-            receive_body(request, &source, app.config.upload_bytes).await?;
-        }
-        Ok(Self { scratch, source, claim: None })
+            receive_body(request, &source, app.config.upload_bytes).await?
+        };
+        Ok(Self { scratch, source, sha256: Some(sha256), claim: None })
     }
 
     /// Takes an upload that is complete.
@@ -54,21 +61,65 @@ impl Intake {
             return Err(Refusal::at(Code::InvalidRequest, "?upload", "conflict", detail).into());
         }
         let source = app.store.upload_path(complete.upload.id);
-        Ok(Self { scratch: app.store.scratch()?, source, claim: Some(complete.claim) })
+        Ok(Self { scratch: app.store.scratch()?, source, sha256: None, claim: Some(complete.claim) })
     }
 
-    /// Reads the file off the asynchronous threads. All of this goes along, so that it outlives a caller who leaves.
+    /// Reads the file, unless its rows are there already. All of this goes along, so that it outlives a caller who leaves.
     ///
     /// # Errors
     /// The file is refused.
-    pub async fn read(self, app: &App, spec: IngestSpec) -> Result<(Ingested, Self), ApiError> {
+    pub async fn read(mut self, app: &App, spec: IngestSpec) -> Result<(Ingested, Origin, Self), ApiError> {
+        // What is read in another way, or by another version of this program, may give other rows.
+        let reading = checksum(format!("{} {spec:?}", env!("CARGO_PKG_VERSION")).as_bytes());
         let permit = app.ingesting.clone().acquire_owned().await.map_err(|error| internal(&error))?;
+        if self.sha256.is_none() {
+            self.sha256 = Some(hash(self.source.clone()).await?);
+        }
+        let origin = Origin { sha256: self.sha256.clone(), reading: Some(reading), ..Origin::default() };
+        if let Some(ingested) = app.store.link_twin(&origin, &self.rows()).await? {
+            return Ok((ingested, origin, self));
+        }
         let most = app.config.dataset_bytes;
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            ingest(&self.source, &self.rows(), &spec, most).map(|ingested| (ingested, self))
+            ingest(&self.source, &self.rows(), &spec, most).map(|ingested| (ingested, origin, self))
         });
         Ok(read.await.map_err(|error| internal(&error))??)
+    }
+
+    /// Reads the file and adds its rows to those of a dataset.
+    ///
+    /// # Errors
+    /// The file is refused, or its columns do not fit.
+    pub async fn append(
+        mut self,
+        app: &App,
+        parent: &Dataset,
+        addition: Addition,
+    ) -> Result<(Ingested, Origin, Self), ApiError> {
+        let permit = app.ingesting.clone().acquire_owned().await.map_err(|error| internal(&error))?;
+        if self.sha256.is_none() {
+            self.sha256 = Some(hash(self.source.clone()).await?);
+        }
+        let origin = Origin {
+            sha256: self.sha256.clone(),
+            reading: None,
+            parent: Some(parent.id),
+            version: parent.version + 1,
+            root: Some(parent.root.unwrap_or(parent.id)),
+        };
+        let most = app.config.dataset_bytes;
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let beside = self.scratch.path("added");
+            append(&addition, &self.source, &beside, &self.rows(), most).map(|ingested| (ingested, origin, self))
+        });
+        let read = read.await.map_err(|error| internal(&error))?;
+        if matches!(read, Err(DataError::Io(_))) {
+            // Its rows may have gone with it in the meantime.
+            app.store.dataset(parent.id).await?;
+        }
+        Ok(read?)
     }
 
     /// Where the canonical rows are written.
@@ -135,7 +186,21 @@ impl Complete {
     }
 }
 
-async fn receive_body(request: Request, path: &Path, most: u64) -> Result<(), ApiError> {
+/// The SHA-256 of a file, off the asynchronous threads.
+async fn hash(path: PathBuf) -> Result<String, ApiError> {
+    let read = tokio::task::spawn_blocking(move || -> std::io::Result<String> {
+        let (mut file, mut digest, mut piece) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+        loop {
+            match file.read(&mut piece)? {
+                0 => return Ok(hexadecimal(&digest.finalize())),
+                count => digest.update(&piece[..count]),
+            }
+        }
+    });
+    read.await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))
+}
+
+async fn receive_body(request: Request, path: &Path, most: u64) -> Result<String, ApiError> {
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -148,7 +213,7 @@ async fn receive_body(request: Request, path: &Path, most: u64) -> Result<(), Ap
     store_stream(body.into_data_stream().map(|chunk| chunk.map_err(|_| cut_short())), path, most).await
 }
 
-async fn receive_multipart(request: Request, path: &Path, most: u64) -> Result<(), ApiError> {
+async fn receive_multipart(request: Request, path: &Path, most: u64) -> Result<String, ApiError> {
     let invalid = |error: &dyn std::fmt::Display| -> ApiError {
         Refusal::new(Code::InvalidRequest, format!("the form cannot be read: {error}")).into()
     };
@@ -164,24 +229,27 @@ async fn receive_multipart(request: Request, path: &Path, most: u64) -> Result<(
     Err(Refusal::at(Code::InvalidRequest, "/file", "missing", "the form has no field `file`").into())
 }
 
+/// Writes what arrives to a file. Answers its SHA-256.
 async fn store_stream(
     chunks: impl futures_util::Stream<Item = Result<bytes::Bytes, ApiError>>,
     path: &Path,
     most: u64,
-) -> Result<(), ApiError> {
+) -> Result<String, ApiError> {
     let io = |error: std::io::Error| ApiError::from(crate::store::StoreError::Io(error));
     let mut file = tokio::fs::File::create_new(path).await.map_err(io)?;
     let mut chunks = std::pin::pin!(chunks);
-    let mut received = 0_u64;
+    let (mut received, mut digest) = (0_u64, Sha256::new());
     while let Some(chunk) = tokio::time::timeout(BODY_IDLE, chunks.next()).await.map_err(|_| too_slow())? {
         let chunk = chunk?;
         received += chunk.len() as u64;
         if received > most {
             return Err(upload_too_large(most));
         }
+        digest.update(&chunk);
         file.write_all(&chunk).await.map_err(io)?;
     }
-    file.flush().await.map_err(io)
+    file.flush().await.map_err(io)?;
+    Ok(hexadecimal(&digest.finalize()))
 }
 
 /// The refusal of a file that is larger than the operator allows.

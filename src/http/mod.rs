@@ -4,6 +4,7 @@
 
 pub mod datasets;
 pub mod error;
+pub mod exports;
 pub mod extract;
 pub mod families;
 pub mod forms;
@@ -19,6 +20,8 @@ pub mod server;
 pub mod splits;
 pub mod tus;
 pub mod uploads;
+pub mod usage;
+pub mod versions;
 
 use std::sync::Arc;
 
@@ -37,7 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::domain::limits::EVENT_STREAMS;
+use crate::domain::limits::{EVENT_STREAMS, EXPORTS};
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
@@ -66,6 +69,8 @@ pub struct App {
     pub config: Arc<HttpConfig>,
     /// Uploads that are read at once.
     ingesting: Arc<Semaphore>,
+    /// Downloads that are written at once.
+    exporting: Arc<Semaphore>,
     /// Event streams that are open at once.
     streams: Arc<Semaphore>,
 }
@@ -79,6 +84,7 @@ impl App {
             inference,
             config: Arc::new(config),
             ingesting: Arc::new(Semaphore::new(2)),
+            exporting: Arc::new(Semaphore::new(EXPORTS)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         }
     }
@@ -89,12 +95,14 @@ fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(ApiDocument::openapi())
         // POST GET          /v1/datasets
         // GET PATCH DELETE  /v1/datasets/{id}
-        // GET               /v1/datasets/{id}/rows
-        .routes(routes!(datasets::create_dataset, datasets::list_datasets))
-        .routes(routes!(datasets::get_dataset, datasets::change_dataset, datasets::delete_dataset))
-        .routes(routes!(datasets::get_rows))
+        // GET POST          /v1/datasets/{id}/rows
+        // GET               /v1/datasets/{id}/versions
         // GET               /v1/datasets/{id}/profile
         // GET               /v1/datasets/{id}/picture
+        .routes(routes!(datasets::create_dataset, datasets::list_datasets))
+        .routes(routes!(datasets::get_dataset, datasets::change_dataset, datasets::delete_dataset))
+        .routes(routes!(datasets::get_rows, versions::append_rows))
+        .routes(routes!(versions::list_versions))
         .routes(routes!(profile::get_profile))
         .routes(routes!(profile::get_picture))
         // OPTIONS POST      /v1/uploads
@@ -136,6 +144,8 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /v1/presets
         .routes(routes!(families::list_families))
         .routes(routes!(families::list_presets))
+        // GET               /v1/usage
+        .routes(routes!(usage::get_usage))
         // GET               /livez, /readyz, /version
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

@@ -37,7 +37,12 @@ pub(super) async fn delete(tx: &mut SqliteConnection, id: &str) -> Result<(), St
 
 /// The checksum of bytes, in hexadecimal.
 pub fn checksum(data: &[u8]) -> String {
-    Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(data))
+}
+
+/// Bytes as text.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Store {

@@ -16,7 +16,7 @@ use crate::domain::id::DatasetId;
 const DATASETS: &str = "datasets";
 const UPLOADS: &str = "uploads";
 const TEMPORARY: &str = "tmp";
-const ROWS: &str = "rows.f32";
+pub(super) const ROWS: &str = "rows.f32";
 
 pub(super) fn prepare(directory: &Path) -> io::Result<()> {
     let temporary = directory.join(TEMPORARY);
@@ -96,6 +96,10 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn datasets_directory(&self) -> PathBuf {
+        self.directory.join(DATASETS)
     }
 
     pub(super) fn uploads_directory(&self) -> PathBuf {

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod models;
 pub mod splits;
 pub mod uploads;
+pub mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

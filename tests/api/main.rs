@@ -6,6 +6,7 @@ mod support;
 
 mod columns;
 mod datasets;
+mod exports;
 mod inference;
 mod jobs;
 mod memory;
@@ -17,3 +18,5 @@ mod server;
 mod splits;
 mod store;
 mod uploads;
+mod usage;
+mod versions;

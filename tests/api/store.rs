@@ -8,6 +8,7 @@ use latente::domain::job::{JobStatus, StopReason};
 use latente::domain::metric::Metric;
 use latente::domain::refusal::{Code, Refusal};
 use latente::models::ModelSpec;
+use latente::store::datasets::Origin;
 use latente::store::jobs::{CheckpointRecord, EpochRecord, Interruption, JobFilter, Lease, NewJob};
 use latente::store::uploads::UploadWriter;
 use latente::store::{Page, Store, StoreError};
@@ -28,7 +29,7 @@ impl Bench {
         let scratch = store.scratch().unwrap();
         std::fs::write(scratch.path("upload"), "a,b\n1,2\n3,4\n5,6\n").unwrap();
         let ingested = ingest(&scratch.path("upload"), &scratch.path("rows"), &IngestSpec::default(), 1 << 20).unwrap();
-        let dataset = store.insert_dataset("d", &ingested, &scratch.path("rows")).await.unwrap();
+        let dataset = store.insert_dataset("d", &ingested, &scratch.path("rows"), &Origin::default()).await.unwrap();
         let spec = TrainSpec::new(dataset.id, ModelSpec::default_of("vae").unwrap())
             .resolve(&dataset.schema, dataset.rows)
             .unwrap();
