@@ -5,6 +5,8 @@
 //! ([`dataset`]). Synchronous; knows no HTTP, SQL or tensors. Start reading with [`ingest`]; a new format is one file and one
 //! row of `FORMATS`.
 
+mod arrow;
+mod batches;
 pub mod csv;
 pub mod dataset;
 pub mod npy;
@@ -36,6 +38,8 @@ pub enum Format {
     Csv,
     /// A NumPy array file.
     Npy,
+    /// An Arrow file or stream (IPC), which Feather files of version 2 are too.
+    Arrow,
 }
 
 struct FormatRow {
@@ -49,6 +53,7 @@ struct FormatRow {
 /// Tried in this order when the caller does not name the format; the last one takes every text.
 const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Npy, name: "npy", begins: npy::begins, read: npy::read },
+    FormatRow { format: Format::Arrow, name: "arrow", begins: arrow::begins, read: arrow::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
 

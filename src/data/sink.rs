@@ -132,6 +132,8 @@ pub(super) struct Sink<'a> {
     target: &'a Path,
     words: Words,
     fields: Vec<Field>,
+    /// What a format has to say of a column, added to the reason of its kind.
+    notes: HashMap<usize, &'static str>,
     columns: Vec<Column>,
     states: Vec<State>,
     look: Option<Look>,
@@ -155,6 +157,7 @@ impl<'a> Sink<'a> {
             target,
             words: Words::new(&spec.missing, spec.decimal),
             fields: Vec::new(),
+            notes: HashMap::new(),
             columns: Vec::new(),
             states: Vec::new(),
             look: None,
@@ -203,6 +206,16 @@ impl<'a> Sink<'a> {
     /// Whether the cells of a column are looked at at all.
     pub fn wants(&self, column: usize) -> bool {
         !matches!(self.states[column], State::Skipped)
+    }
+
+    /// Says something of the values of a column that whoever reads its reason should know.
+    pub fn note(&mut self, column: usize, note: &'static str) {
+        self.notes.insert(column, note);
+    }
+
+    /// Where the rows are written: room for a file that is removed again.
+    pub fn directory(&self) -> &Path {
+        self.target.parent().unwrap_or(Path::new("."))
     }
 
     /// Says on which line of the file the next row is, for faults.
@@ -516,6 +529,10 @@ impl<'a> Sink<'a> {
         dataset::settle_kinds(&mut self.columns, self.spec)?;
         if self.image.is_none() {
             dataset::infer_ids(&mut self.columns, self.spec, written.rows);
+        }
+        for (position, note) in &self.notes {
+            let column = &mut self.columns[*position];
+            column.reason = Some(column.reason.take().map_or((*note).to_owned(), |reason| format!("{reason}; {note}")));
         }
         let bytes = if recodes.iter().all(|recode| matches!(recode, Recode::Kept)) {
             written.bytes
