@@ -30,8 +30,8 @@ use crate::domain::refusal::{Code, Faults};
 /// Cells that are turned into numbers at once.
 const BLOCK_CELLS: usize = 1 << 18;
 /// Whole numbers above this have more digits than 32-bit floats.
-const EXACT: f64 = 16_777_216.0;
-const ROUNDED: &str = "numbers beyond 16,777,216 are rounded to 24 binary digits";
+pub(super) const EXACT: f64 = 16_777_216.0;
+pub(super) const ROUNDED: &str = "numbers beyond 16,777,216 are rounded to 24 binary digits";
 
 /// The bytes of a file, through a memory map.
 pub(super) fn mapped(source: &Path) -> Result<Bytes, DataError> {

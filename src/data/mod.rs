@@ -5,17 +5,23 @@
 //! ([`dataset`]). Synchronous; knows no HTTP, SQL or tensors. Start reading with [`ingest`]; a new format is one file and one
 //! row of `FORMATS`.
 
+mod arrays;
 mod arrow;
 mod batches;
 pub mod csv;
 pub mod dataset;
+mod idx;
 pub mod npy;
+mod npz;
 pub mod preparation;
 pub mod rows;
+mod safetensors;
 mod sink;
 pub mod spec;
 pub mod split;
 mod text;
+#[cfg(test)]
+mod trial;
 pub mod words;
 
 use std::fs::File;
@@ -40,6 +46,12 @@ pub enum Format {
     Npy,
     /// An Arrow file or stream (IPC), which Feather files of version 2 are too.
     Arrow,
+    /// A ZIP archive of one NumPy array, or of rows and their labels.
+    Npz,
+    /// A safetensors file of one tensor, or of rows and their labels.
+    Safetensors,
+    /// An IDX file, as those of MNIST, plain, gzip or zstd.
+    Idx,
 }
 
 struct FormatRow {
@@ -54,8 +66,21 @@ struct FormatRow {
 const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Npy, name: "npy", begins: npy::begins, read: npy::read },
     FormatRow { format: Format::Arrow, name: "arrow", begins: arrow::begins, read: arrow::read },
+    FormatRow { format: Format::Npz, name: "npz", begins: npz::begins, read: npz::read },
+    FormatRow {
+        format: Format::Safetensors,
+        name: "safetensors",
+        begins: safetensors::begins,
+        read: safetensors::read,
+    },
+    FormatRow { format: Format::Idx, name: "idx", begins: idx::begins, read: idx::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
+
+/// Bytes of a file that its format is found in.
+const START_BYTES: u64 = 1 << 10;
+/// Formats that a file may hold compressed as a whole. They are found by what is in it.
+const COMPRESSED: &[Format] = &[Format::Idx, Format::Csv];
 
 impl Format {
     /// The format of that name.
@@ -102,13 +127,15 @@ pub enum DataError {
 /// A refusal that names rows and columns, or an I/O error. The caller removes `target` then.
 pub fn ingest(source: &Path, target: &Path, spec: &IngestSpec, most_bytes: u64) -> Result<Ingested, DataError> {
     let mut start = Vec::new();
-    File::open(source)?.take(64).read_to_end(&mut start)?;
+    File::open(source)?.take(START_BYTES).read_to_end(&mut start)?;
     if start.is_empty() {
         return Err(Refusal::at(Code::InvalidDataset, "", "empty", "the file is empty").into());
     }
+    let inner = text::start(source)?;
+    let begins = |row: &FormatRow| (row.begins)(if COMPRESSED.contains(&row.format) { &inner } else { &start });
     let row = FORMATS
         .iter()
-        .find(|row| spec.format.map_or_else(|| (row.begins)(&start), |format| format == row.format))
+        .find(|row| spec.format.map_or_else(|| begins(row), |format| format == row.format))
         .expect("the last format takes everything");
     let mut sink = Sink::new(spec, target, most_bytes);
     (row.read)(source, &mut sink)?;

@@ -40,6 +40,12 @@ pub const IMAGE_DECODED_BYTES: u64 = 128 << 20;
 pub const IMAGE_RESIZED_SIDE: u32 = 1_024;
 /// Bytes of the header of an NPY file.
 pub const NPY_HEADER_BYTES: usize = 64 << 10;
+/// Entries of an NPZ file; it takes one or two arrays, and of more their names are told.
+pub const NPZ_ENTRIES: usize = 256;
+/// Bytes of the header of a safetensors file that holds rows.
+pub const SAFETENSORS_HEADER_BYTES: usize = 1 << 20;
+/// Bytes of all declarations of an ARFF file.
+pub const ARFF_HEADER_BYTES: usize = 16 << 20;
 /// Faults that one refusal lists; the rest are counted.
 pub const FAULTS_LISTED: usize = 20;
 /// Distinct values that a profile counts in one column before it says "at least".
