@@ -5,12 +5,14 @@
 //! ([`dataset`]). Synchronous; knows no HTTP, SQL or tensors. Start reading with [`ingest`]; a new format is one file and one
 //! row of `FORMATS`.
 
+mod arff;
 mod arrays;
 mod arrow;
 mod batches;
 pub mod csv;
 pub mod dataset;
 mod idx;
+mod jsonl;
 pub mod npy;
 mod npz;
 pub mod preparation;
@@ -52,6 +54,10 @@ pub enum Format {
     Safetensors,
     /// An IDX file, as those of MNIST, plain, gzip or zstd.
     Idx,
+    /// A text of Weka's attribute-relation format.
+    Arff,
+    /// Lines that each hold one JSON object or array.
+    Jsonl,
 }
 
 struct FormatRow {
@@ -74,13 +80,15 @@ const FORMATS: &[FormatRow] = &[
         read: safetensors::read,
     },
     FormatRow { format: Format::Idx, name: "idx", begins: idx::begins, read: idx::read },
+    FormatRow { format: Format::Arff, name: "arff", begins: arff::begins, read: arff::read },
+    FormatRow { format: Format::Jsonl, name: "jsonl", begins: jsonl::begins, read: jsonl::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
 
 /// Bytes of a file that its format is found in.
 const START_BYTES: u64 = 1 << 10;
 /// Formats that a file may hold compressed as a whole. They are found by what is in it.
-const COMPRESSED: &[Format] = &[Format::Idx, Format::Csv];
+const COMPRESSED: &[Format] = &[Format::Idx, Format::Arff, Format::Jsonl, Format::Csv];
 
 impl Format {
     /// The format of that name.

@@ -294,6 +294,12 @@ impl<'a> Sink<'a> {
             return self.cell_fault(column, "not_utf8", &shown(bytes), "not UTF-8; save the file as UTF-8");
         };
         let text = text.trim();
+        // What is declared to be a level is one, even if it is a usual word for a missing value.
+        let is_level =
+            matches!(&self.states[column], State::Levels(levels) if levels.closed && levels.numbers.contains_key(text));
+        if is_level {
+            return self.cell(column, f32::NAN, Some(text));
+        }
         if self.words.is_missing(text) {
             return self.cell(column, f32::NAN, None);
         }
@@ -308,6 +314,15 @@ impl<'a> Sink<'a> {
             return self.cell_fault(column, "out_of_range", &shown(bytes), BEYOND);
         }
         self.cell(column, number.unwrap_or(f32::NAN), Some(text));
+    }
+
+    /// The next cell is what no cell of its column may be.
+    pub fn bad_cell(&mut self, code: &str, text: &str, explanation: &str) {
+        let column = self.at;
+        self.at += 1;
+        if self.wants(column) {
+            self.cell_fault(column, code, &shown(text.as_bytes()), explanation);
+        }
     }
 
     /// Puts a cell in its place. The text is there unless the cell is missing or of a column of numbers.
