@@ -10,12 +10,14 @@ mod batches;
 pub mod csv;
 pub mod dataset;
 pub mod npy;
+mod parquet;
 pub mod preparation;
 pub mod rows;
 mod sink;
 pub mod spec;
 pub mod split;
 mod text;
+mod thrift;
 pub mod words;
 
 use std::fs::File;
@@ -40,6 +42,8 @@ pub enum Format {
     Npy,
     /// An Arrow file or stream (IPC), which Feather files of version 2 are too.
     Arrow,
+    /// A Parquet file.
+    Parquet,
 }
 
 struct FormatRow {
@@ -54,6 +58,7 @@ struct FormatRow {
 const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Npy, name: "npy", begins: npy::begins, read: npy::read },
     FormatRow { format: Format::Arrow, name: "arrow", begins: arrow::begins, read: arrow::read },
+    FormatRow { format: Format::Parquet, name: "parquet", begins: parquet::begins, read: parquet::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
 
