@@ -9,6 +9,8 @@ mod arrow;
 mod batches;
 pub mod csv;
 pub mod dataset;
+pub mod export;
+mod images;
 pub mod npy;
 mod parquet;
 pub mod preparation;
@@ -44,6 +46,8 @@ pub enum Format {
     Arrow,
     /// A Parquet file.
     Parquet,
+    /// A ZIP archive of PNG and JPEG images, or of one text.
+    Zip,
 }
 
 struct FormatRow {
@@ -59,6 +63,7 @@ const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Npy, name: "npy", begins: npy::begins, read: npy::read },
     FormatRow { format: Format::Arrow, name: "arrow", begins: arrow::begins, read: arrow::read },
     FormatRow { format: Format::Parquet, name: "parquet", begins: parquet::begins, read: parquet::read },
+    FormatRow { format: Format::Zip, name: "zip", begins: images::begins, read: images::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
 
