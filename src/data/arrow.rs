@@ -320,3 +320,256 @@ fn too_large(what: &str) -> DataError {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::batches::trial::{peak_bytes, read, refused, survives};
+    use crate::data::dataset::{Kind, Role, Schema as Described};
+    use crate::data::{Format, IngestSpec};
+    use arrow_array::builder::StringDictionaryBuilder;
+    use arrow_array::types::{Int8Type, Int32Type, UInt8Type};
+    use arrow_array::*;
+    use arrow_ipc::CompressionType;
+    use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
+    use arrow_schema::Field;
+    use proptest::prelude::*;
+
+    fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+    }
+
+    fn file(batches: &[RecordBatch], compression: Option<CompressionType>) -> Vec<u8> {
+        let options = IpcWriteOptions::default().try_with_compression(compression).unwrap();
+        let mut writer = FileWriter::try_new_with_options(Vec::new(), &batches[0].schema(), options).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        writer.into_inner().unwrap()
+    }
+
+    fn stream(batches: &[RecordBatch]) -> Vec<u8> {
+        let mut writer = StreamWriter::try_new(Vec::new(), &batches[0].schema()).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        writer.into_inner().unwrap()
+    }
+
+    fn plain(bytes: &[u8]) -> (Described, Vec<Vec<f32>>) {
+        let (ingested, rows) = read(bytes, &IngestSpec::default()).unwrap();
+        assert_eq!(ingested.format, Format::Arrow);
+        (ingested.schema, rows)
+    }
+
+    /// One column of each type that becomes numbers, with the same two values and a gap.
+    fn every_number() -> RecordBatch {
+        macro_rules! of {
+            ($array:ident) => {
+                Arc::new($array::from(vec![Some(1 as _), None, Some(0 as _)])) as ArrayRef
+            };
+        }
+        let half = |value| half::f16::from_f32(value);
+        let text = ["i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64"];
+        let arrays = [
+            of!(Int8Array),
+            of!(Int16Array),
+            of!(Int32Array),
+            of!(Int64Array),
+            of!(UInt8Array),
+            of!(UInt16Array),
+            of!(UInt32Array),
+            of!(UInt64Array),
+            of!(Float32Array),
+            of!(Float64Array),
+        ];
+        let mut columns: Vec<(&str, ArrayRef)> = text.into_iter().zip(arrays).collect();
+        columns.push(("f16", Arc::new(Float16Array::from(vec![Some(half(1.0)), None, Some(half(0.0))]))));
+        columns.push(("bool", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))));
+        let decimal = Decimal128Array::from(vec![Some(100), None, Some(0)]).with_precision_and_scale(10, 2).unwrap();
+        columns.push(("decimal", Arc::new(decimal)));
+        let wide = [Some(arrow_buffer::i256::from(10)), None, Some(arrow_buffer::i256::from(0))];
+        let wide = Decimal256Array::from(wide.to_vec()).with_precision_and_scale(40, 1).unwrap();
+        columns.push(("wide", Arc::new(wide)));
+        columns.push(("date", Arc::new(Date32Array::from(vec![Some(1), None, Some(0)]))));
+        columns.push(("date64", Arc::new(Date64Array::from(vec![Some(86_400_000), None, Some(0)]))));
+        let time = TimestampMicrosecondArray::from(vec![Some(1_000_000), None, Some(0)]).with_timezone("+01:00");
+        columns.push(("time", Arc::new(time)));
+        columns.push(("clock", Arc::new(Time64NanosecondArray::from(vec![Some(1_000_000_000), None, Some(0)]))));
+        columns.push(("lasts", Arc::new(DurationMillisecondArray::from(vec![Some(1000), None, Some(0)]))));
+        let keyed = DictionaryArray::<Int8Type>::new(
+            Int8Array::from(vec![Some(1), None, Some(0)]),
+            Arc::new(Float64Array::from(vec![0.0, 1.0])),
+        );
+        columns.push(("keyed", Arc::new(keyed)));
+        batch(columns)
+    }
+
+    #[test]
+    fn every_type_of_number_is_read_and_nulls_are_missing() {
+        for bytes in [
+            file(&[every_number()], None),
+            file(&[every_number()], Some(CompressionType::LZ4_FRAME)),
+            file(&[every_number()], Some(CompressionType::ZSTD)),
+            stream(&[every_number()]),
+        ] {
+            let (schema, rows) = plain(&bytes);
+            for (position, column) in schema.columns.iter().enumerate() {
+                assert_eq!((rows[0][position], rows[2][position]), (1.0, 0.0), "{}", column.name);
+                assert!(rows[1][position].is_nan(), "{}", column.name);
+            }
+            let reason = |name: &str| schema.columns.iter().find(|column| column.name == name).unwrap().reason.clone();
+            assert!(reason("date").unwrap().contains("days since 1970"));
+            assert!(reason("time").unwrap().contains("seconds since 1970"));
+        }
+    }
+
+    #[test]
+    fn strings_become_categories_and_dictionaries_give_their_levels() {
+        let words = ["low", "high", "low"];
+        let mut ordered = StringDictionaryBuilder::<Int32Type>::new();
+        for level in ["low", "middle", "high"] {
+            ordered.append_value(level);
+        }
+        let values = ordered.finish().values().clone();
+        let keys = Int32Array::from(vec![Some(0), Some(2), None]);
+        let keyed = DictionaryArray::new(keys, values);
+        let kind = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        let fields = vec![
+            Field::new("plain", DataType::Utf8, true),
+            Field::new("large", DataType::LargeUtf8, true),
+            Field::new("view", DataType::Utf8View, true),
+            Field::new("keyed", kind, true).with_dict_is_ordered(true),
+            Field::new("x", DataType::Float32, true),
+        ];
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(words.to_vec())),
+            Arc::new(LargeStringArray::from(words.to_vec())),
+            Arc::new(StringViewArray::from(vec![Some("low"), Some("a text that is longer than its view"), None])),
+            Arc::new(keyed),
+            Arc::new(Float32Array::from(vec![0.5, 1.5, 2.5])),
+        ];
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
+        for bytes in [file(std::slice::from_ref(&batch), None), stream(&[batch.clone(), batch])] {
+            let (schema, rows) = plain(&bytes);
+            assert_eq!(schema.columns[0].levels, ["high", "low"]);
+            assert_eq!(schema.columns[3].levels, ["low", "middle", "high"]);
+            assert_eq!((schema.columns[3].kind, schema.columns[1].kind), (Kind::Ordinal, Kind::Categorical));
+            assert_eq!(rows[0], [1.0, 1.0, 1.0, 0.0, 0.5]);
+            assert_eq!(rows[1], [0.0, 0.0, 0.0, 2.0, 1.5]);
+            assert!(rows[2][2].is_nan() && rows[2][3].is_nan());
+        }
+    }
+
+    #[test]
+    fn a_dictionary_that_changes_on_the_way_gives_the_levels_that_came() {
+        let part = |words: [&str; 2]| {
+            let keyed: DictionaryArray<UInt8Type> = words.into_iter().collect();
+            batch(vec![("k", Arc::new(keyed)), ("x", Arc::new(Float32Array::from(vec![0.5, 1.5])))])
+        };
+        let (schema, rows) = plain(&stream(&[part(["b", "c"]), part(["a", "b"])]));
+        assert_eq!(schema.columns[0].levels, ["a", "b", "c"]);
+        assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), [1.0, 2.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn columns_that_are_no_table_are_refused_by_name_unless_ignored() {
+        let list = ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1)]), None]);
+        let bytes = file(
+            &[batch(vec![
+                ("x", Arc::new(Float32Array::from(vec![0.5, 1.5]))),
+                ("list", Arc::new(list)),
+                ("bytes", Arc::new(BinaryArray::from(vec![b"a".as_slice(), b"b"]))),
+                ("y", Arc::new(NullArray::new(2))),
+            ])],
+            None,
+        );
+        assert_eq!(refused(&bytes, &IngestSpec::default()), ("/columns/1".into(), "not_tabular".into()));
+        let spec = IngestSpec::default().with_role(Role::Ignore, ["list", "bytes"]);
+        let (_, rows) = read(&bytes, &spec).unwrap();
+        assert!(rows[1][0] == 1.5 && rows[1][1].is_nan());
+    }
+
+    #[test]
+    fn large_whole_numbers_are_said_to_be_rounded() {
+        let (schema, _) = plain(&file(&[batch(vec![("n", Arc::new(Int64Array::from(vec![1 << 40, 3])))])], None));
+        assert!(schema.columns[0].reason.as_ref().unwrap().contains("rounded"));
+    }
+
+    #[test]
+    fn each_malformed_file_says_what_is_wrong() {
+        let whole = file(&[every_number()], None);
+        let spec = IngestSpec::default();
+        let code = |bytes: &[u8]| refused(bytes, &spec).1;
+        assert_eq!(code(&whole[..whole.len() / 2]), "broken_file");
+        assert_eq!(code(b"ARROW1\0\0"), "broken_file");
+        let endless = [&CONTINUATION[..], &i32::MAX.to_le_bytes(), &[0; 64]].concat();
+        assert_eq!(code(&endless), "broken_file");
+        let streamed = stream(&[every_number()]);
+        assert_eq!(code(&streamed[..streamed.len() - 40]), "wrong_length");
+        let infinite = file(&[batch(vec![("x", Arc::new(Float32Array::from(vec![f32::INFINITY])))])], None);
+        assert_eq!(refused(&infinite, &spec), ("/rows/0/columns/0".into(), "out_of_range".into()));
+        let none = file(&[batch(vec![("x", Arc::new(Float32Array::from(Vec::<f32>::new())))])], None);
+        assert_eq!(code(&none), "empty");
+    }
+
+    #[test]
+    fn a_buffer_that_claims_to_be_huge_is_refused_before_it_is_made() {
+        let zeros = Float64Array::from(vec![0.0; 100_000]);
+        let bytes = file(&[batch(vec![("x", Arc::new(zeros))])], Some(CompressionType::ZSTD));
+        let length = 800_000_i64.to_le_bytes();
+        let at = bytes.windows(8).position(|window| window == length).unwrap();
+        let before = peak_bytes();
+        for forged in [1_i64 << 45, i64::MAX, -2, 300 << 20] {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 8].copy_from_slice(&forged.to_le_bytes());
+            let code = refused(&bytes, &IngestSpec::default()).1;
+            assert!(code == "too_large_at_once" || code == "broken_file", "{forged}: {code}");
+        }
+        assert!(peak_bytes() - before < 16 << 20, "{} bytes more", peak_bytes() - before);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_was_written_is_read_back(
+            rows in proptest::collection::vec((any::<i16>(), proptest::option::of(-1e6_f32..1e6)), 1..60),
+            split in 0_usize..60,
+            streamed: bool,
+        ) {
+            let make = |rows: &[(i16, Option<f32>)]| {
+                let whole: Vec<i16> = rows.iter().map(|row| row.0).collect();
+                let real: Vec<Option<f32>> = rows.iter().map(|row| row.1).collect();
+                batch(vec![("a", Arc::new(Int16Array::from(whole))), ("b", Arc::new(Float32Array::from(real)))])
+            };
+            let (first, second) = rows.split_at(split.min(rows.len()));
+            let parts = [make(first), make(second)];
+            let bytes = if streamed { stream(&parts) } else { file(&parts, Some(CompressionType::LZ4_FRAME)) };
+            let (_, found) = plain(&bytes);
+            let same = found.iter().zip(&rows).all(|(found, (whole, real))| {
+                found[0] == f32::from(*whole) && real.map_or(found[1].is_nan(), |real| real == found[1])
+            });
+            prop_assert!(same && found.len() == rows.len());
+        }
+
+        #[test]
+        fn any_bytes_behind_the_magic_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400), kind: bool) {
+            let start: &[u8] = if kind { b"ARROW1\0\0" } else { &CONTINUATION };
+            survives(&[start, &bytes[..]].concat());
+            survives(&[start, &bytes[..], &200_u32.to_le_bytes(), MAGIC].concat());
+        }
+
+        #[test]
+        fn damage_and_cuts_are_survived(at in any::<prop::sample::Index>(), byte: u8, cut: bool, kind in 0..3) {
+            let mut bytes = match kind {
+                0 => file(&[every_number()], None),
+                1 => file(&[every_number()], Some(CompressionType::ZSTD)),
+                _ => stream(&[every_number()]),
+            };
+            let at = at.index(bytes.len());
+            if cut {
+                bytes.truncate(at.max(8));
+            } else {
+                bytes[at] = byte;
+            }
+            survives(&bytes);
+        }
+    }
+}

@@ -343,3 +343,52 @@ fn push_numbers(array: &dyn Array, out: &mut Vec<f64>) {
         _ => out.extend(std::iter::repeat_n(f64::NAN, array.len())),
     }
 }
+
+/// What the tests of table formats share.
+#[cfg(test)]
+pub(super) mod trial {
+    use crate::data::rows::RowFile;
+    use crate::data::{DataError, IngestSpec, Ingested, ingest};
+
+    pub const MOST_BYTES: u64 = 1 << 24;
+
+    /// Reads a file of these bytes.
+    pub fn read(bytes: &[u8], spec: &IngestSpec) -> Result<(Ingested, Vec<Vec<f32>>), DataError> {
+        let directory = tempfile::tempdir().unwrap();
+        let (source, target) = (directory.path().join("in"), directory.path().join("rows"));
+        std::fs::write(&source, bytes).unwrap();
+        let ingested = ingest(&source, &target, spec, MOST_BYTES)?;
+        let file = RowFile::open(&target, ingested.schema.kept().count(), ingested.rows).unwrap();
+        let rows = (0..file.len()).map(|row| file.row(row).to_vec()).collect();
+        let left = std::fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, 2, "nothing lies beside the rows");
+        Ok((ingested, rows))
+    }
+
+    /// The place and the code of the first fault of a file that is refused.
+    pub fn refused(bytes: &[u8], spec: &IngestSpec) -> (String, String) {
+        match read(bytes, spec) {
+            Err(DataError::Refused(mut refusal)) if !refusal.errors.is_empty() => {
+                let fault = refusal.errors.remove(0);
+                (fault.pointer, fault.code)
+            }
+            Err(DataError::Refused(refusal)) => (String::new(), refusal.code.as_str().to_owned()),
+            other => panic!("the file was not refused: {other:?}"),
+        }
+    }
+
+    /// A file is read or refused; nothing else may come of it.
+    pub fn survives(bytes: &[u8]) {
+        match read(bytes, &IngestSpec::default()) {
+            Ok(_) | Err(DataError::Refused(_)) => {}
+            Err(DataError::Io(error)) => panic!("a damaged file is no fault of the machine: {error}"),
+        }
+    }
+
+    /// The most memory that this process has had so far.
+    pub fn peak_bytes() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) * 1024
+    }
+}

@@ -11,10 +11,13 @@ mod arrow;
 mod batches;
 pub mod csv;
 pub mod dataset;
+pub mod export;
 mod idx;
+mod images;
 mod jsonl;
 pub mod npy;
 mod npz;
+mod parquet;
 pub mod preparation;
 pub mod rows;
 mod safetensors;
@@ -22,6 +25,7 @@ mod sink;
 pub mod spec;
 pub mod split;
 mod text;
+mod thrift;
 #[cfg(test)]
 mod trial;
 pub mod words;
@@ -48,6 +52,10 @@ pub enum Format {
     Npy,
     /// An Arrow file or stream (IPC), which Feather files of version 2 are too.
     Arrow,
+    /// A Parquet file.
+    Parquet,
+    /// A ZIP archive of PNG and JPEG images, or of one text.
+    Zip,
     /// A ZIP archive of one NumPy array, or of rows and their labels.
     Npz,
     /// A safetensors file of one tensor, or of rows and their labels.
@@ -68,10 +76,11 @@ struct FormatRow {
     read: fn(&Path, &mut Sink<'_>) -> Result<(), DataError>,
 }
 
-/// Tried in this order when the caller does not name the format; the last one takes every text.
+/// Tried in this order when the caller does not name the format; an NPZ is a ZIP of arrays, and the last one takes every text.
 const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Npy, name: "npy", begins: npy::begins, read: npy::read },
     FormatRow { format: Format::Arrow, name: "arrow", begins: arrow::begins, read: arrow::read },
+    FormatRow { format: Format::Parquet, name: "parquet", begins: parquet::begins, read: parquet::read },
     FormatRow { format: Format::Npz, name: "npz", begins: npz::begins, read: npz::read },
     FormatRow {
         format: Format::Safetensors,
@@ -82,6 +91,7 @@ const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Idx, name: "idx", begins: idx::begins, read: idx::read },
     FormatRow { format: Format::Arff, name: "arff", begins: arff::begins, read: arff::read },
     FormatRow { format: Format::Jsonl, name: "jsonl", begins: jsonl::begins, read: jsonl::read },
+    FormatRow { format: Format::Zip, name: "zip", begins: images::begins, read: images::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
 

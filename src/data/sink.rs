@@ -275,6 +275,15 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// The next cell is this level, even where its name is a word for a missing value.
+    pub fn level(&mut self, name: &str) {
+        let column = self.at;
+        self.at += 1;
+        if self.wants(column) {
+            self.cell(column, f32::NAN, Some(name));
+        }
+    }
+
     /// The next cell is this text, which may be a number or a marker of a missing value.
     pub fn text(&mut self, bytes: &[u8]) {
         let column = self.at;

@@ -26,6 +26,10 @@ pub const ARROW_MESSAGES: usize = 1 << 20;
 pub const PARQUET_PAGE_VALUES: u64 = 1 << 24;
 /// How deep the columns of a Parquet file may be nested.
 pub const PARQUET_NESTING: usize = 64;
+/// Cells that are written at once into a file for download.
+pub const EXPORT_BLOCK_CELLS: usize = 1 << 18;
+/// Cells of one row group of a Parquet file for download, which is held in memory until it is complete.
+pub const EXPORT_GROUP_CELLS: usize = 1 << 22;
 /// Entries of a ZIP archive.
 pub const ZIP_ENTRIES: usize = 250_000;
 /// Bytes of the names and remarks of its entries together.
