@@ -31,12 +31,8 @@ impl Addition {
     /// The file is read for the columns of the dataset: numbers where it has numbers, and no levels but its own. Columns that
     /// it does not use may be absent.
     fn spec(&self) -> IngestSpec {
-        let mut spec = IngestSpec {
-            format: self.format,
-            header: self.header,
-            passes_over_absent: true,
-            ..IngestSpec::default()
-        };
+        let mut spec =
+            IngestSpec { format: self.format, header: self.header, passes_over_absent: true, ..IngestSpec::default() };
         for column in &self.schema.columns {
             let name = column.name.clone();
             match () {

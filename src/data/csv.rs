@@ -356,7 +356,7 @@ mod tests {
         check(b"a,b\n1,-1e99\n", "/rows/0/columns/1", "out_of_range");
         check(b"a,a\n1,2\n", "/columns/1", "duplicate");
         check(b"a,\xff\n1,2\n", "/columns/1", "not_utf8");
-        check(b"PK\x03\x04\0\0\0", "/", "not_text");
+        check(b"\x7fELF\x02\0\0\0", "/", "not_text");
         let whole = gzip(b"a,b\n1,2\n3,4\n5,6\n");
         check(&whole[..whole.len() - 9], "/", "broken_compression");
     }

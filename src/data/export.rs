@@ -1,161 +1,231 @@
-//! Rows as files that other programs read: CSV, an Arrow stream, Parquet. Written block after block, so that a dataset of any
-//! length passes through little memory. A missing value is an empty cell, or a null.
+//! Canonical rows given back as a file: CSV, an Arrow stream or Parquet.
+//!
+//! What was a text is one again, a missing value is an empty cell or a null, and the columns are those that were kept. Written
+//! block by block into whatever takes bytes, so that a dataset of any length passes through a bounded piece of memory.
+//! Start reading with [`write`].
 
 use std::io::{self, Write};
-use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float32Array, RecordBatch};
-use arrow_schema::{ArrowError, DataType, Field};
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, DictionaryArray, Float32Array, Int32Array, RecordBatch, StringArray};
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{DataType, Field, Schema as Layout};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
-use parquet::errors::ParquetError;
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::dataset::Column;
-use super::rows::RowFile;
+use super::dataset::{Column, Kind, Schema};
+use crate::domain::limits::{EXPORT_BLOCK_CELLS, EXPORT_GROUP_CELLS};
 
-/// Values that are in memory at once.
-const BLOCK_VALUES: usize = 1 << 20;
-/// Values of a row group of Parquet, which is encoded in memory as a whole.
-const GROUP_VALUES: usize = 4 << 20;
-
-/// The formats that rows can be written in.
+/// The forms in which rows are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// Comma-separated text with a header, as RFC 4180 has it.
+pub enum Form {
+    /// Comma-separated text with a header.
     Csv,
-    /// A stream of Arrow record batches.
+    /// A stream of Arrow batches (IPC).
     Arrow,
-    /// A Parquet file.
+    /// A Parquet file, compressed with zstd.
     Parquet,
 }
 
-/// Writes rows, with their kept columns named.
-///
-/// # Errors
-/// `out` does not take more.
-pub fn write<W: Write + Send>(
-    format: ExportFormat,
-    file: &RowFile,
-    columns: &[Column],
-    rows: Range<usize>,
-    out: W,
-) -> io::Result<()> {
-    match format {
-        ExportFormat::Csv => csv(file, columns, rows, out),
-        ExportFormat::Arrow => arrow(file, columns, rows, out).map_err(|error| match error {
-            ArrowError::IoError(_, error) => error,
-            other => io::Error::other(other),
-        }),
-        ExportFormat::Parquet => parquet(file, columns, rows, out).map_err(|error| match error {
-            ParquetError::External(error) => io::Error::other(error),
-            other => io::Error::other(other),
-        }),
+impl Form {
+    /// Every form, by name.
+    pub const ALL: [(&'static str, Self); 3] = [("csv", Self::Csv), ("arrow", Self::Arrow), ("parquet", Self::Parquet)];
+
+    /// What a response calls it.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
     }
 }
 
-fn csv<W: Write>(file: &RowFile, columns: &[Column], rows: Range<usize>, out: W) -> io::Result<()> {
+/// Writes rows of the kept columns of a schema.
+///
+/// # Errors
+/// What `out` answers, or that a value cannot be written.
+pub fn write<'r>(
+    form: Form,
+    schema: &Schema,
+    rows: impl Iterator<Item = &'r [f32]>,
+    out: impl Write + Send,
+) -> io::Result<()> {
+    match form {
+        Form::Csv => write_csv(schema, rows, out),
+        Form::Arrow => {
+            let blocks = Blocks::of(schema);
+            let mut writer = StreamWriter::try_new(out, &blocks.layout).map_err(io::Error::other)?;
+            blocks.each(rows, |batch| writer.write(&batch).map_err(io::Error::other))?;
+            writer.finish().map_err(io::Error::other)
+        }
+        Form::Parquet => {
+            let blocks = Blocks::of(schema);
+            let properties = WriterProperties::builder()
+                .set_compression(Compression::ZSTD(ZstdLevel::default()))
+                .set_max_row_group_row_count(Some((EXPORT_GROUP_CELLS / blocks.columns.len().max(1)).max(1)))
+                .build();
+            let mut writer =
+                ArrowWriter::try_new(out, blocks.layout.clone(), Some(properties)).map_err(io::Error::other)?;
+            blocks.each(rows, |batch| writer.write(&batch).map_err(io::Error::other))?;
+            writer.close().map(|_| ()).map_err(io::Error::other)
+        }
+    }
+}
+
+fn write_csv<'r>(schema: &Schema, rows: impl Iterator<Item = &'r [f32]>, out: impl Write) -> io::Result<()> {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(out);
-    writer.write_record(columns.iter().map(|column| column.name.as_str()))?;
-    let mut cell = String::new();
-    for index in rows {
-        for (value, column) in file.row(index).iter().zip(columns) {
-            cell.clear();
-            write_text(column, *value, &mut cell);
-            writer.write_field(&cell)?;
+    let columns: Vec<&Column> = schema.kept().collect();
+    writer.write_record(columns.iter().map(|column| &column.name))?;
+    let mut number = String::new();
+    for row in rows {
+        for (column, value) in columns.iter().zip(row) {
+            number.clear();
+            let text = match column.text(*value) {
+                _ if value.is_nan() => "",
+                Some(text) => text,
+                None if column.levels.is_empty() => {
+                    use std::fmt::Write;
+                    // As short as it can be and still be read as the same value.
+                    write!(number, "{value}").map_err(io::Error::other)?;
+                    &number
+                }
+                None => "",
+            };
+            writer.write_field(text)?;
         }
         writer.write_record(None::<&[u8]>)?;
     }
     writer.flush()
 }
 
-/// A value as the shortest text that reads back as the same 32-bit float.
-fn write_text(_: &Column, value: f32, cell: &mut String) {
-    use std::fmt::Write;
-    let size = value.abs();
-    let written = match () {
-        () if value.is_nan() => Ok(()),
-        () if value == 0.0 || (1e-5..1e16).contains(&size) => write!(cell, "{value}"),
-        () => write!(cell, "{value:e}"),
-    };
-    written.expect("a text takes what is written to it");
+/// Makes batches of rows.
+struct Blocks {
+    layout: Arc<Layout>,
+    /// The levels of each kept column; `None` for one of numbers.
+    columns: Vec<Option<ArrayRef>>,
 }
 
-fn arrow<W: Write>(file: &RowFile, columns: &[Column], rows: Range<usize>, out: W) -> Result<(), ArrowError> {
-    let schema = schema(columns);
-    let mut writer = arrow_ipc::writer::StreamWriter::try_new(out, &schema)?;
-    for block in blocks(rows, columns.len()) {
-        writer.write(&batch(file, &schema, block)?)?;
+impl Blocks {
+    fn of(schema: &Schema) -> Self {
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for column in schema.kept() {
+            if column.levels.is_empty() {
+                fields.push(Field::new(&column.name, DataType::Float32, true));
+                columns.push(None);
+            } else {
+                let kind = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+                let ordered = column.kind == Kind::Ordinal;
+                fields.push(Field::new(&column.name, kind, true).with_dict_is_ordered(ordered));
+                let levels: ArrayRef = Arc::new(StringArray::from_iter_values(&column.levels));
+                columns.push(Some(levels));
+            }
+        }
+        Self { layout: Arc::new(Layout::new(fields)), columns }
     }
-    writer.finish()
-}
 
-fn parquet<W: Write + Send>(
-    file: &RowFile,
-    columns: &[Column],
-    rows: Range<usize>,
-    out: W,
-) -> Result<(), ParquetError> {
-    let schema = schema(columns);
-    let group = (GROUP_VALUES / columns.len().max(1)).max(1);
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_max_row_group_row_count(Some(group))
-        .build();
-    let mut writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))?;
-    for block in blocks(rows, columns.len()) {
-        writer.write(&batch(file, &schema, block)?)?;
+    fn each<'r>(
+        &self,
+        rows: impl Iterator<Item = &'r [f32]>,
+        mut take: impl FnMut(RecordBatch) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let at_once = (EXPORT_BLOCK_CELLS / self.columns.len().max(1)).max(1);
+        let mut rows = rows.peekable();
+        while rows.peek().is_some() {
+            let block: Vec<&[f32]> = rows.by_ref().take(at_once).collect();
+            let arrays = self.columns.iter().enumerate().map(|(position, levels)| {
+                let values = block.iter().map(|row| row[position]);
+                match levels {
+                    None => {
+                        Ok(Arc::new(values.map(|value| (!value.is_nan()).then_some(value)).collect::<Float32Array>())
+                            as ArrayRef)
+                    }
+                    Some(levels) => {
+                        let is_level = |value: &f32| *value >= 0.0 && (*value as usize) < levels.len();
+                        let keys: Int32Array =
+                            values.map(|value| Some(value).filter(is_level).map(|value| value as i32)).collect();
+                        let keyed = DictionaryArray::<Int32Type>::try_new(keys, levels.clone());
+                        keyed.map(|array| Arc::new(array) as ArrayRef)
+                    }
+                }
+            });
+            let arrays = arrays.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
+            take(RecordBatch::try_new(self.layout.clone(), arrays).map_err(io::Error::other)?)?;
+        }
+        Ok(())
     }
-    writer.close().map(|_| ())
-}
-
-fn schema(columns: &[Column]) -> arrow_schema::SchemaRef {
-    let fields: Vec<Field> = columns.iter().map(|column| Field::new(&column.name, DataType::Float32, true)).collect();
-    Arc::new(arrow_schema::Schema::new(fields))
-}
-
-fn blocks(rows: Range<usize>, width: usize) -> impl Iterator<Item = Range<usize>> {
-    let step = (BLOCK_VALUES / width.max(1)).max(1);
-    let end = rows.end;
-    rows.step_by(step).map(move |start| start..(start + step).min(end))
-}
-
-fn batch(file: &RowFile, schema: &arrow_schema::SchemaRef, rows: Range<usize>) -> Result<RecordBatch, ArrowError> {
-    let column = |position: usize| -> ArrayRef {
-        let values = rows.clone().map(|index| Some(file.row(index)[position]).filter(|value| !value.is_nan()));
-        Arc::new(values.collect::<Float32Array>())
-    };
-    RecordBatch::try_new(Arc::clone(schema), (0..schema.fields().len()).map(column).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{IngestSpec, ingest};
+    use crate::data::batches::trial::read;
+    use crate::data::dataset::Role;
+    use crate::data::{Format, IngestSpec};
+    use proptest::prelude::*;
 
-    #[test]
-    fn a_csv_file_that_was_written_reads_back_as_the_same_numbers() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        let text = "\"a, \"\"b\"\"\",c\r\n0.1,\r\n-3.4e38,1e-45\r\n16777216,0.3333333\r\n";
-        std::fs::write(path("first"), text).unwrap();
-        let read = |from: &str, to: &str| ingest(&path(from), &path(to), &IngestSpec::default(), 1 << 20).unwrap();
-        let first = read("first", "rows");
-        let file = RowFile::open(&path("rows"), 2, first.rows).unwrap();
+    fn same(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
+        let values = |rows: &[Vec<f32>]| rows.iter().flatten().map(|value| (value + 0.0).to_bits()).collect::<Vec<_>>();
+        let gaps = |rows: &[Vec<f32>]| rows.iter().flatten().map(|value| value.is_nan()).collect::<Vec<_>>();
+        gaps(a) == gaps(b) && values(a) == values(b)
+    }
+
+    fn exported(form: Form, schema: &Schema, rows: &[Vec<f32>]) -> Vec<u8> {
         let mut out = Vec::new();
-        write(ExportFormat::Csv, &file, &first.schema.columns, 0..3, &mut out).unwrap();
-        assert_eq!(String::from_utf8(out.clone()).unwrap(), text);
-        std::fs::write(path("second"), out).unwrap();
-        assert_eq!(read("second", "again").schema, first.schema);
-        assert_eq!(std::fs::read(path("rows")).unwrap(), std::fs::read(path("again")).unwrap());
+        write(form, schema, rows.iter().map(Vec::as_slice), &mut out).unwrap();
+        out
     }
 
     #[test]
-    fn blocks_cover_every_row_once() {
-        let found: Vec<_> = blocks(3..10, BLOCK_VALUES / 3).collect();
-        assert_eq!(found, [3..6, 6..9, 9..10]);
-        assert_eq!(blocks(0..2, BLOCK_VALUES * 2).collect::<Vec<_>>(), [0..1, 1..2]);
-        assert_eq!(blocks(5..5, 1).count(), 0);
+    fn rows_come_back_through_each_form_as_they_were() {
+        let lines: String = (0..3000)
+            .map(|row| {
+                let size = ["large", "small", "middle, \"so\"", ""][row % 4];
+                let cell = if row % 5 == 0 { String::new() } else { format!("{}", row as f32 / 3.0) };
+                format!("\"{}\",{cell},{}\n", size.replace('"', "\"\""), row % 11)
+            })
+            .collect();
+        let (ingested, rows) = read(format!("size,x,n\n{lines}").as_bytes(), &IngestSpec::default()).unwrap();
+        let formats = [Format::Csv, Format::Arrow, Format::Parquet];
+        for ((name, form), format) in Form::ALL.into_iter().zip(formats) {
+            let bytes = exported(form, &ingested.schema, &rows);
+            let (again, found) = read(&bytes, &IngestSpec::default()).unwrap();
+            assert_eq!(again.format, format, "{name}");
+            assert!(same(&found, &rows), "{name}");
+            for (column, other) in ingested.schema.columns.iter().zip(&again.schema.columns) {
+                assert_eq!(
+                    (&column.name, &column.levels, column.kind),
+                    (&other.name, &other.levels, other.kind),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn columns_that_were_not_kept_are_not_written() {
+        let spec = IngestSpec::default().with_role(Role::Ignore, ["b"]);
+        let (ingested, rows) = read(b"a,b,c\n1.5,2,3\n4,5,6\n", &spec).unwrap();
+        assert_eq!(exported(Form::Csv, &ingested.schema, &rows), b"a,c\r\n1.5,3\r\n4,6\r\n");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn any_numbers_come_back_bit_by_bit(
+            rows in proptest::collection::vec((any::<i16>(), proptest::option::of(proptest::num::f32::NORMAL)), 1..60),
+            form in 0_usize..3,
+        ) {
+            let text: String = rows
+                .iter()
+                .map(|(whole, real)| format!("{whole},{}\n", real.map_or(String::new(), |real| real.to_string())))
+                .collect();
+            let (ingested, rows) = read(format!("a,b\n{text}").as_bytes(), &IngestSpec::default()).unwrap();
+            let (_, found) = read(&exported(Form::ALL[form].1, &ingested.schema, &rows), &IngestSpec::default()).unwrap();
+            prop_assert!(same(&found, &rows));
+        }
     }
 }

@@ -6,19 +6,32 @@
 //! row of `FORMATS`.
 
 pub mod append;
+mod arff;
+mod arrays;
+mod arrow;
+mod batches;
 pub mod csv;
 pub mod dataset;
 pub mod export;
 mod headings;
+mod idx;
+mod images;
+mod jsonl;
 pub mod npy;
+mod npz;
+mod parquet;
 pub mod preparation;
 mod quantiles;
 pub mod rows;
+mod safetensors;
 mod sink;
 pub mod spec;
 pub mod split;
 pub mod summary;
 mod text;
+mod thrift;
+#[cfg(test)]
+mod trial;
 pub mod words;
 
 use std::fs::File;
@@ -41,6 +54,22 @@ pub enum Format {
     Csv,
     /// A NumPy array file.
     Npy,
+    /// An Arrow file or stream (IPC), which Feather files of version 2 are too.
+    Arrow,
+    /// A Parquet file.
+    Parquet,
+    /// A ZIP archive of PNG and JPEG images, or of one text.
+    Zip,
+    /// A ZIP archive of one NumPy array, or of rows and their labels.
+    Npz,
+    /// A safetensors file of one tensor, or of rows and their labels.
+    Safetensors,
+    /// An IDX file, as those of MNIST, plain, gzip or zstd.
+    Idx,
+    /// A text of Weka's attribute-relation format.
+    Arff,
+    /// Lines that each hold one JSON object or array.
+    Jsonl,
 }
 
 struct FormatRow {
@@ -51,11 +80,29 @@ struct FormatRow {
     read: fn(&Path, &mut Sink<'_>) -> Result<(), DataError>,
 }
 
-/// Tried in this order when the caller does not name the format; the last one takes every text.
+/// Tried in this order when the caller does not name the format; an NPZ is a ZIP of arrays, and the last one takes every text.
 const FORMATS: &[FormatRow] = &[
     FormatRow { format: Format::Npy, name: "npy", begins: npy::begins, read: npy::read },
+    FormatRow { format: Format::Arrow, name: "arrow", begins: arrow::begins, read: arrow::read },
+    FormatRow { format: Format::Parquet, name: "parquet", begins: parquet::begins, read: parquet::read },
+    FormatRow { format: Format::Npz, name: "npz", begins: npz::begins, read: npz::read },
+    FormatRow {
+        format: Format::Safetensors,
+        name: "safetensors",
+        begins: safetensors::begins,
+        read: safetensors::read,
+    },
+    FormatRow { format: Format::Idx, name: "idx", begins: idx::begins, read: idx::read },
+    FormatRow { format: Format::Arff, name: "arff", begins: arff::begins, read: arff::read },
+    FormatRow { format: Format::Jsonl, name: "jsonl", begins: jsonl::begins, read: jsonl::read },
+    FormatRow { format: Format::Zip, name: "zip", begins: images::begins, read: images::read },
     FormatRow { format: Format::Csv, name: "csv", begins: |_| true, read: csv::read },
 ];
+
+/// Bytes of a file that its format is found in.
+const START_BYTES: u64 = 1 << 10;
+/// Formats that a file may hold compressed as a whole. They are found by what is in it.
+const COMPRESSED: &[Format] = &[Format::Idx, Format::Arff, Format::Jsonl, Format::Csv];
 
 impl Format {
     /// The format of that name.
@@ -102,13 +149,15 @@ pub enum DataError {
 /// A refusal that names rows and columns, or an I/O error. The caller removes `target` then.
 pub fn ingest(source: &Path, target: &Path, spec: &IngestSpec, most_bytes: u64) -> Result<Ingested, DataError> {
     let mut start = Vec::new();
-    File::open(source)?.take(64).read_to_end(&mut start)?;
+    File::open(source)?.take(START_BYTES).read_to_end(&mut start)?;
     if start.is_empty() {
         return Err(Refusal::at(Code::InvalidDataset, "", "empty", "the file is empty").into());
     }
+    let inner = text::start(source)?;
+    let begins = |row: &FormatRow| (row.begins)(if COMPRESSED.contains(&row.format) { &inner } else { &start });
     let row = FORMATS
         .iter()
-        .find(|row| spec.format.map_or_else(|| (row.begins)(&start), |format| format == row.format))
+        .find(|row| spec.format.map_or_else(|| begins(row), |format| format == row.format))
         .expect("the last format takes everything");
     let mut sink = Sink::new(spec, target, most_bytes);
     (row.read)(source, &mut sink)?;

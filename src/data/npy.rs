@@ -11,17 +11,15 @@ use std::path::Path;
 use npyz::{DType, Endianness, Order, TypeChar};
 
 use super::DataError;
-use super::sink::{Sink, numbered};
-use crate::domain::limits::{COLUMNS, NPY_HEADER_BYTES};
+use super::arrays::{Extent, Real, Rows, Stream, Value, feed, read_most};
+use super::sink::Sink;
+use super::text::wrong;
+use crate::domain::limits::NPY_HEADER_BYTES;
 use crate::domain::refusal::{Code, Refusal};
-use crate::domain::shape::ImageShape;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
-const AXES: usize = 8;
 /// The header of a real array nests one tuple in one dictionary; deeper ones would only exhaust a parser's stack.
 const NESTING: usize = 32;
-/// Values that are read at once.
-const BLOCK_VALUES: usize = 1 << 18;
 
 pub(super) fn begins(start: &[u8]) -> bool {
     start.starts_with(MAGIC)
@@ -30,28 +28,18 @@ pub(super) fn begins(start: &[u8]) -> bool {
 pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
     let file = File::open(source)?;
     let file_bytes = file.metadata()?.len();
-    read_array(BufReader::with_capacity(1 << 18, file), file_bytes, sink)
+    feed(&mut *open(BufReader::with_capacity(1 << 18, file), file_bytes)?, None, sink)
 }
 
-/// Reads an array of `bytes` bytes, header included.
-pub(super) fn read_array(source: impl Read + Seek, bytes: u64, sink: &mut Sink<'_>) -> Result<(), DataError> {
-    let mut blocks = Blocks::open(source, bytes)?;
-    let (rows, width) = (blocks.rows, blocks.width as usize);
-    if sink.image.is_none() && sink.spec.roles.is_empty() {
-        sink.image = image(blocks.header.shape());
-    }
-    sink.begin(numbered(width))?;
-    let at_once = (BLOCK_VALUES / width).max(1) as u64;
-    let mut first = 0;
-    while first < rows && !sink.is_full() {
-        let count = at_once.min(rows - first);
-        for row in blocks.read(first, count)?.chunks_exact(width) {
-            row.iter().for_each(|value| sink.number(*value));
-            sink.end_row()?;
-        }
-        first += count;
-    }
-    Ok(())
+/// Opens an array that takes all of `bytes` bytes, header included.
+pub(super) fn open<'a>(mut source: impl Read + Seek + 'a, bytes: u64) -> Result<Box<dyn Rows + 'a>, DataError> {
+    let header = Header::read(&mut source)?;
+    header.check_length(bytes)?;
+    Ok(if header.is_fortran {
+        Box::new(Columns { source, header, done: 0 })
+    } else {
+        Box::new(Stream::new(source, header.extent, header.value))
+    })
 }
 
 /// A whole array of one row or more, from memory: rows, width and values, NaN where one is missing.
@@ -59,15 +47,15 @@ pub(super) fn read_array(source: impl Read + Seek, bytes: u64, sink: &mut Sink<'
 /// # Errors
 /// A refusal: the bytes are not such an array, or 32 bits do not hold a value.
 pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32>), DataError> {
-    let mut blocks = Blocks::open(std::io::Cursor::new(bytes), bytes.len() as u64)?;
-    let (rows, width) = (blocks.rows as usize, blocks.width as usize);
+    let mut array = open(std::io::Cursor::new(bytes), bytes.len() as u64)?;
+    let (rows, width) = (array.extent().rows as usize, array.extent().width);
     if rows == 0 || rows.saturating_mul(width) > most_values {
         return Err(refuse(
             "wrong_shape",
             format!("the array has {rows} rows of {width}; allowed are 1 row or more, and {most_values} values"),
         ));
     }
-    let values: Vec<f32> = blocks.read(0, rows as u64)?.into_iter().map(|value| value as f32).collect();
+    let values: Vec<f32> = array.next(rows as u64)?.into_iter().map(|value| value as f32).collect();
     if let Some(position) = values.iter().position(|value| value.is_infinite()) {
         let (row, column) = (position / width, position % width);
         let detail = "is infinite or beyond what 32-bit floats hold (about 3.4e38)";
@@ -76,191 +64,138 @@ pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32
     Ok((rows, width, values))
 }
 
-/// Reads and parses the header; says where the values begin.
-fn header(file: &mut (impl Read + Seek)) -> Result<(npyz::NpyHeader, u64), DataError> {
-    let mut start = [0; 12];
-    let got = read_most(file, &mut start)?;
-    let (length, text_start) = match start {
-        [.., a, b, _, _] if got >= 10 && start[6] == 1 => (usize::from(u16::from_le_bytes([a, b])), 10),
-        [.., a, b, c, d] if got >= 12 && matches!(start[6], 2 | 3) => (u32::from_le_bytes([a, b, c, d]) as usize, 12),
-        _ => return Err(refuse("broken_header", "the NPY header is cut short or of an unknown version")),
-    };
-    if length > NPY_HEADER_BYTES {
-        return Err(refuse(
-            "broken_header",
-            format!("the NPY header declares {length} bytes; allowed are {NPY_HEADER_BYTES}"),
-        ));
-    }
-    let mut bytes = vec![0; text_start + length];
-    file.rewind()?;
-    let got = read_most(file, &mut bytes)?;
-    let text = &bytes[text_start..];
-    if got < bytes.len() || text.iter().filter(|byte| matches!(byte, b'(' | b'[' | b'{')).count() > NESTING {
-        return Err(refuse("broken_header", "the NPY header is cut short or nested too deeply"));
-    }
-    if text.windows(3).any(|part| part == b"'|O" || part == b"\"|O") {
-        return Err(refuse(
-            "pickled",
-            "the array holds Python objects, which are pickles and are never loaded; save an array of numbers",
-        ));
-    }
-    let header = npyz::NpyHeader::from_reader(&bytes[..])
-        .map_err(|error| refuse("broken_header", format!("the NPY header cannot be read: {error}")))?;
-    Ok((header, bytes.len() as u64))
-}
-
-fn read_most(file: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match file.read(&mut buffer[got..])? {
-            0 => break,
-            count => got += count,
-        }
-    }
-    Ok(got)
-}
-
-/// Rows and values per row.
-fn sizes(shape: &[u64]) -> Result<(u64, u64), DataError> {
-    if shape.is_empty() || shape.len() > AXES {
-        let detail =
-            format!("the array has {} axes; allowed are 1 to {AXES}, the first of which counts rows", shape.len());
-        return Err(refuse("wrong_shape", detail));
-    }
-    let width = shape[1..].iter().try_fold(1_u64, |product, side| product.checked_mul(*side));
-    match width {
-        Some(width @ 1..) if width <= COLUMNS as u64 => Ok((shape[0], width)),
-        _ => Err(refuse(
-            "wrong_shape",
-            format!("the array has the shape {shape:?}; a row may have 1 to {COLUMNS} values"),
-        )),
-    }
-}
-
-fn image(shape: &[u64]) -> Option<ImageShape> {
-    let side = |side: u64| u32::try_from(side).ok();
-    match *shape {
-        [_, height, width] if height > 1 && width > 1 => {
-            Some(ImageShape { channels: 1, height: side(height)?, width: side(width)? })
-        }
-        [_, channels @ (1 | 3), height, width] => {
-            Some(ImageShape { channels: side(channels)?, height: side(height)?, width: side(width)? })
-        }
-        _ => None,
-    }
-}
-
-/// How one value is read.
+/// What stands before the values.
 #[derive(Clone, Copy)]
-struct Value {
-    bytes: usize,
-    big_endian: bool,
-    decode: fn(&[u8]) -> f64,
+pub(super) struct Header {
+    /// Whether columns lie one behind the other, not rows.
+    pub is_fortran: bool,
+    pub extent: Extent,
+    pub value: Value,
+    /// Bytes before the first value.
+    bytes: u64,
 }
 
-impl Value {
-    fn of(dtype: &DType) -> Result<Self, String> {
-        let DType::Plain(kind) = dtype else {
-            return Err(format!("the array has the structured type {}; save one array of numbers", dtype.descr()));
+impl Header {
+    /// Reads the header, and leaves the source at the first value.
+    pub fn read(source: &mut impl Read) -> Result<Self, DataError> {
+        let mut start = [0; 12];
+        let got = read_most(source, &mut start[..10]).map_err(|error| wrong(error, 0))?;
+        let more = if got == 10 && matches!(start[6], 2 | 3) {
+            read_most(source, &mut start[10..]).map_err(|error| wrong(error, 0))?
+        } else {
+            0
         };
-        macro_rules! decode {
-            ($number:ty) => {
-                |bytes| {
-                    <$number>::from_le_bytes(bytes.try_into().expect("a value was sized above; this is a bug")) as f64
-                }
-            };
-        }
-        let decode: fn(&[u8]) -> f64 = match (kind.type_char(), kind.size_field()) {
-            (TypeChar::Bool, 1) => |bytes| f64::from(u8::from(bytes[0] != 0)),
-            (TypeChar::Uint, 1) => decode!(u8),
-            (TypeChar::Uint, 2) => decode!(u16),
-            (TypeChar::Uint, 4) => decode!(u32),
-            (TypeChar::Uint, 8) => decode!(u64),
-            (TypeChar::Int, 1) => decode!(i8),
-            (TypeChar::Int, 2) => decode!(i16),
-            (TypeChar::Int, 4) => decode!(i32),
-            (TypeChar::Int, 8) => decode!(i64),
-            (TypeChar::Float, 2) => |bytes| f64::from(half::f16::from_le_bytes([bytes[0], bytes[1]])),
-            (TypeChar::Float, 4) => decode!(f32),
-            (TypeChar::Float, 8) => decode!(f64),
-            (TypeChar::Object, _) => {
-                return Err("the array holds Python objects, which are pickles and are never loaded".to_owned());
-            }
-            _ => {
-                return Err(format!(
-                    "the array has the type {kind}; allowed are bool, integers and floats of 2, 4 or 8 bytes"
-                ));
-            }
+        let (length, text_start) = match start {
+            [.., a, b, _, _] if got == 10 && start[6] == 1 => (usize::from(u16::from_le_bytes([a, b])), 10),
+            [.., a, b, c, d] if more == 2 => (u32::from_le_bytes([a, b, c, d]) as usize, 12),
+            _ => return Err(refuse("broken_header", "the NPY header is cut short or of an unknown version")),
         };
-        Ok(Self { bytes: kind.size_field() as usize, big_endian: kind.endianness() == Endianness::Big, decode })
+        if !start.starts_with(MAGIC) {
+            return Err(refuse("broken_header", "the array does not begin as an NPY file does"));
+        }
+        if length > NPY_HEADER_BYTES {
+            let detail = format!("the NPY header declares {length} bytes; allowed are {NPY_HEADER_BYTES}");
+            return Err(refuse("broken_header", detail));
+        }
+        let mut bytes = start[..text_start].to_vec();
+        bytes.resize(text_start + length, 0);
+        let got = read_most(source, &mut bytes[text_start..]).map_err(|error| wrong(error, 0))?;
+        let text = &bytes[text_start..];
+        if got < length || text.iter().filter(|byte| matches!(byte, b'(' | b'[' | b'{')).count() > NESTING {
+            return Err(refuse("broken_header", "the NPY header is cut short or nested too deeply"));
+        }
+        if text.windows(3).any(|part| part == b"'|O" || part == b"\"|O") {
+            return Err(refuse(
+                "pickled",
+                "the array holds Python objects, which are pickles and are never loaded; save an array of numbers",
+            ));
+        }
+        let header = npyz::NpyHeader::from_reader(&bytes[..])
+            .map_err(|error| refuse("broken_header", format!("the NPY header cannot be read: {error}")))?;
+        Ok(Self {
+            is_fortran: header.order() == Order::Fortran,
+            extent: Extent::of(header.shape())?,
+            value: value(&header.dtype()).map_err(|detail| refuse("not_real", detail))?,
+            bytes: bytes.len() as u64,
+        })
     }
 
-    fn decode_all(&self, bytes: &mut [u8], mut put: impl FnMut(usize, f64)) {
-        for (position, value) in bytes.chunks_exact_mut(self.bytes).enumerate() {
-            if self.big_endian {
-                value.reverse();
-            }
-            put(position, (self.decode)(value));
+    /// Compares what is declared with the bytes there are.
+    pub fn check_length(&self, bytes: u64) -> Result<(), DataError> {
+        let held = bytes.saturating_sub(self.bytes);
+        if self.extent.bytes(self.value) == Some(held) {
+            return Ok(());
         }
+        let Extent { rows, width, .. } = self.extent;
+        let detail = format!(
+            "the header declares {rows} rows of {width} values of {} bytes; {held} bytes follow it",
+            self.value.bytes
+        );
+        Err(refuse("wrong_length", detail))
     }
 }
 
-struct Blocks<R> {
-    file: R,
-    header: npyz::NpyHeader,
-    data_start: u64,
-    value: Value,
-    rows: u64,
-    width: u64,
+fn value(dtype: &DType) -> Result<Value, String> {
+    let DType::Plain(kind) = dtype else {
+        return Err(format!("the array has the structured type {}; save one array of numbers", dtype.descr()));
+    };
+    let real = match (kind.type_char(), kind.size_field()) {
+        (TypeChar::Bool, 1) => Real::Bool,
+        (TypeChar::Uint, 1) => Real::U8,
+        (TypeChar::Uint, 2) => Real::U16,
+        (TypeChar::Uint, 4) => Real::U32,
+        (TypeChar::Uint, 8) => Real::U64,
+        (TypeChar::Int, 1) => Real::I8,
+        (TypeChar::Int, 2) => Real::I16,
+        (TypeChar::Int, 4) => Real::I32,
+        (TypeChar::Int, 8) => Real::I64,
+        (TypeChar::Float, 2) => Real::F16,
+        (TypeChar::Float, 4) => Real::F32,
+        (TypeChar::Float, 8) => Real::F64,
+        (TypeChar::Object, _) => {
+            return Err("the array holds Python objects, which are pickles and are never loaded".to_owned());
+        }
+        _ => {
+            return Err(format!(
+                "the array has the type {kind}; allowed are bool, integers and floats of 2, 4 or 8 bytes"
+            ));
+        }
+    };
+    Ok(Value::new(real, kind.endianness() == Endianness::Big))
 }
 
-impl<R: Read + Seek> Blocks<R> {
-    /// Reads the header and compares what it declares with the `bytes` there are.
-    fn open(mut file: R, bytes: u64) -> Result<Self, DataError> {
-        let (header, data_start) = header(&mut file)?;
-        let value = Value::of(&header.dtype()).map_err(|detail| refuse("not_real", detail))?;
-        let shape = header.shape();
-        let (rows, width) = sizes(shape)?;
-        let declared =
-            rows.checked_mul(width).and_then(|values| values.checked_mul(value.bytes as u64)).ok_or_else(|| {
-                refuse("wrong_length", format!("the header declares the shape {shape:?}, which no file can hold"))
-            })?;
-        let held = bytes - data_start;
-        if declared != held {
-            let detail =
-                format!("the header declares the shape {shape:?}, which takes {declared} bytes; {held} follow it");
-            return Err(refuse("wrong_length", detail));
-        }
-        Ok(Self { file, header, data_start, value, rows, width })
+/// Rows of an array that holds column after column. Its length was compared with its header.
+struct Columns<R> {
+    source: R,
+    header: Header,
+    done: u64,
+}
+
+impl<R: Read + Seek> Rows for Columns<R> {
+    fn extent(&self) -> Extent {
+        self.header.extent
     }
 
-    /// `count` rows, row after row, whatever the order of the file.
-    fn read(&mut self, first: u64, count: u64) -> std::io::Result<Vec<f64>> {
-        if self.header.order() == Order::C { self.c_order(first, count) } else { self.fortran_order(first, count) }
+    fn value(&self) -> Value {
+        self.header.value
     }
 
-    fn c_order(&mut self, first: u64, count: u64) -> std::io::Result<Vec<f64>> {
-        if first == 0 {
-            self.file.seek(SeekFrom::Start(self.data_start))?;
+    fn next(&mut self, count: u64) -> Result<Vec<f64>, DataError> {
+        let (value, Extent { rows, width, .. }) = (self.header.value, self.header.extent);
+        let mut bytes = vec![0; count as usize * value.bytes];
+        let mut block = vec![0.0; count as usize * width];
+        for column in 0..width {
+            let start = self.header.bytes + (column as u64 * rows + self.done) * value.bytes as u64;
+            self.source.seek(SeekFrom::Start(start))?;
+            self.source.read_exact(&mut bytes)?;
+            value.decode_all(&mut bytes, |row, value| block[row * width + column] = value);
         }
-        let mut bytes = vec![0; (count * self.width) as usize * self.value.bytes];
-        self.file.read_exact(&mut bytes)?;
-        let mut block = vec![0.0; (count * self.width) as usize];
-        self.value.decode_all(&mut bytes, |position, value| block[position] = value);
+        self.done += count;
         Ok(block)
     }
 
-    /// From a file that holds column after column.
-    fn fortran_order(&mut self, first: u64, count: u64) -> std::io::Result<Vec<f64>> {
-        let mut bytes = vec![0; count as usize * self.value.bytes];
-        let mut block = vec![0.0; (count * self.width) as usize];
-        for column in 0..self.width {
-            let start = self.data_start + (column * self.rows + first) * self.value.bytes as u64;
-            self.file.seek(SeekFrom::Start(start))?;
-            self.file.read_exact(&mut bytes)?;
-            self.value.decode_all(&mut bytes, |row, value| block[row * self.width as usize + column as usize] = value);
-        }
-        Ok(block)
+    fn end(&mut self) -> Result<(), DataError> {
+        Ok(())
     }
 }
 
@@ -272,6 +207,7 @@ fn refuse(fault: &str, detail: impl Into<String>) -> DataError {
 mod tests {
     use super::*;
     use crate::data::{IngestSpec, Ingested, ingest, rows::RowFile};
+    use crate::domain::shape::ImageShape;
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();

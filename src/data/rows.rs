@@ -183,6 +183,16 @@ impl ColumnCounter {
     }
 }
 
+/// A file of the server's own: canonical rows, or an upload that has arrived.
+pub(super) fn map(file: &File) -> io::Result<memmap2::Mmap> {
+    // SAFETY: such a file is written aside, closed before it is read and never changed afterwards; it is only ever
+    // removed, which leaves the pages of an open map in place.
+    #[expect(unsafe_code, reason = "a memory map is the point of this function")]
+    unsafe {
+        memmap2::Mmap::map(file)
+    }
+}
+
 /// Canonical rows, read through a memory map.
 pub struct RowFile {
     map: memmap2::Mmap,
@@ -202,11 +212,7 @@ impl RowFile {
             let detail = format!("the file of rows has {bytes} bytes, which are not {rows} rows of {width} values");
             return Err(io::Error::new(io::ErrorKind::InvalidData, detail));
         }
-        // SAFETY: canonical rows are written aside, renamed into place and never changed afterwards; they are only ever
-        // removed, which leaves the pages of an open map in place.
-        #[expect(unsafe_code, reason = "a memory map is the point of this type")]
-        let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Self { map, width, rows: rows as usize })
+        Ok(Self { map: map(&file)?, width, rows: rows as usize })
     }
 
     /// Number of rows.

@@ -132,6 +132,8 @@ pub(super) struct Sink<'a> {
     target: &'a Path,
     words: Words,
     fields: Vec<Field>,
+    /// What a format has to say of a column, added to the reason of its kind.
+    notes: HashMap<usize, &'static str>,
     columns: Vec<Column>,
     states: Vec<State>,
     look: Option<Look>,
@@ -155,6 +157,7 @@ impl<'a> Sink<'a> {
             target,
             words: Words::new(&spec.missing, spec.decimal),
             fields: Vec::new(),
+            notes: HashMap::new(),
             columns: Vec::new(),
             states: Vec::new(),
             look: None,
@@ -205,6 +208,16 @@ impl<'a> Sink<'a> {
         !matches!(self.states[column], State::Skipped)
     }
 
+    /// Says something of the values of a column that whoever reads its reason should know.
+    pub fn note(&mut self, column: usize, note: &'static str) {
+        self.notes.insert(column, note);
+    }
+
+    /// Where the rows are written: room for a file that is removed again.
+    pub fn directory(&self) -> &Path {
+        self.target.parent().unwrap_or(Path::new("."))
+    }
+
     /// Says on which line of the file the next row is, for faults.
     pub fn at_line(&mut self, line: u64) {
         self.line = line;
@@ -213,11 +226,6 @@ impl<'a> Sink<'a> {
     /// Whether so many faults were found that reading on has no use.
     pub fn is_full(&self) -> bool {
         self.faults.is_full()
-    }
-
-    /// Rows so far.
-    pub fn rows(&self) -> u64 {
-        self.index
     }
 
     /// Reports a fault of the next row as a whole.
@@ -262,6 +270,15 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// The next cell is this level, even where its name is a word for a missing value.
+    pub fn level(&mut self, name: &str) {
+        let column = self.at;
+        self.at += 1;
+        if self.wants(column) {
+            self.cell(column, f32::NAN, Some(name));
+        }
+    }
+
     /// The next cell is this text, which may be a number or a marker of a missing value.
     pub fn text(&mut self, bytes: &[u8]) {
         let column = self.at;
@@ -281,6 +298,12 @@ impl<'a> Sink<'a> {
             return self.cell_fault(column, "not_utf8", &shown(bytes), "not UTF-8; save the file as UTF-8");
         };
         let text = text.trim();
+        // What is declared to be a level is one, even if it is a usual word for a missing value.
+        let is_level =
+            matches!(&self.states[column], State::Levels(levels) if levels.closed && levels.numbers.contains_key(text));
+        if is_level {
+            return self.cell(column, f32::NAN, Some(text));
+        }
         if self.words.is_missing(text) {
             return self.cell(column, f32::NAN, None);
         }
@@ -295,6 +318,15 @@ impl<'a> Sink<'a> {
             return self.cell_fault(column, "out_of_range", &shown(bytes), BEYOND);
         }
         self.cell(column, number.unwrap_or(f32::NAN), Some(text));
+    }
+
+    /// The next cell is what no cell of its column may be.
+    pub fn bad_cell(&mut self, code: &str, text: &str, explanation: &str) {
+        let column = self.at;
+        self.at += 1;
+        if self.wants(column) {
+            self.cell_fault(column, code, &shown(text.as_bytes()), explanation);
+        }
     }
 
     /// Puts a cell in its place. The text is there unless the cell is missing or of a column of numbers.
@@ -516,6 +548,10 @@ impl<'a> Sink<'a> {
         dataset::settle_kinds(&mut self.columns, self.spec)?;
         if self.image.is_none() {
             dataset::infer_ids(&mut self.columns, self.spec, written.rows);
+        }
+        for (position, note) in &self.notes {
+            let column = &mut self.columns[*position];
+            column.reason = Some(column.reason.take().map_or((*note).to_owned(), |reason| format!("{reason}; {note}")));
         }
         let bytes = if recodes.iter().all(|recode| matches!(recode, Recode::Kept)) {
             written.bytes

@@ -90,8 +90,8 @@ impl Part {
 }
 
 /// The names of the levels of a column of text, of which canonical rows hold the positions; none of a column of numbers.
-fn levels(_column: &Column) -> &[String] {
-    &[]
+fn levels(column: &Column) -> &[String] {
+    &column.levels
 }
 
 impl SplitSpec {
@@ -336,12 +336,16 @@ mod tests {
             missing: 0,
             distinct: 3,
             distinct_is_exact: true,
+            whole: true,
             kind: None,
+            counts_up: false,
         };
         let column = |name: &str, role| Column {
             name: name.to_owned(),
             kind: Kind::Count,
             role,
+            reason: None,
+            levels: Vec::new(),
             profile: Some(profile.clone()),
         };
         Schema { columns: vec![column("a", Role::Feature), column("y", Role::Label)], image: None }

@@ -61,6 +61,18 @@ impl Text {
     }
 }
 
+/// What a file begins with, decompressed and in UTF-8; as much as can be read.
+pub(super) fn start(source: &Path) -> Result<Vec<u8>, DataError> {
+    let mut start = Vec::new();
+    let mut plain = decoded(decompressed(source)?, 0)?.take(HEAD_BYTES as u64);
+    // Whoever reads the file says what is wrong with it.
+    let _ = plain.read_to_end(&mut start);
+    if start.starts_with(&UTF8_MARK) {
+        start.drain(..UTF8_MARK.len());
+    }
+    Ok(start)
+}
+
 /// The bytes of a file, decompressed where it is compressed. Unbounded.
 pub(super) fn decompressed(source: &Path) -> io::Result<Box<dyn Read + Send>> {
     let mut raw = BufReader::with_capacity(1 << 18, File::open(source)?);

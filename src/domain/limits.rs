@@ -14,8 +14,42 @@ pub const LOOK_ROWS: usize = 10_000;
 pub const LOOK_CELLS: usize = 2_000_000;
 /// Bytes of their texts.
 pub const LOOK_TEXT_BYTES: usize = 32 << 20;
+/// Bytes of one text of a typed file that are looked at; a longer one is no level of a category anyway.
+pub const TEXT_CELL_BYTES: usize = 1_024;
+/// Bytes of an Arrow or Parquet file that are held decompressed at once: one page a column, or one batch.
+pub const TABLE_BYTES: u64 = 192 << 20;
+/// Bytes of the description of an Arrow or Parquet file, or of one of its batches.
+pub const TABLE_METADATA_BYTES: usize = 16 << 20;
+/// Batches of an Arrow file, dictionaries included.
+pub const ARROW_MESSAGES: usize = 1 << 20;
+/// Values of one page of a Parquet file.
+pub const PARQUET_PAGE_VALUES: u64 = 1 << 24;
+/// How deep the columns of a Parquet file may be nested.
+pub const PARQUET_NESTING: usize = 64;
+/// Cells that are written at once into a file for download.
+pub const EXPORT_BLOCK_CELLS: usize = 1 << 18;
+/// Cells of one row group of a Parquet file for download, which is held in memory until it is complete.
+pub const EXPORT_GROUP_CELLS: usize = 1 << 22;
+/// Entries of a ZIP archive.
+pub const ZIP_ENTRIES: usize = 250_000;
+/// Bytes of the names and remarks of its entries together.
+pub const ZIP_NAME_BYTES: usize = 64 << 20;
+/// Bytes of one image in an archive, as it is stored.
+pub const IMAGE_FILE_BYTES: u64 = 64 << 20;
+/// Pixels of a side of an image before it is brought to its size.
+pub const IMAGE_SIDE: u32 = 8_192;
+/// Bytes that one image may take in memory while it is decoded.
+pub const IMAGE_DECODED_BYTES: u64 = 128 << 20;
+/// Pixels of a side of an image after it was brought to its size.
+pub const IMAGE_RESIZED_SIDE: u32 = 1_024;
 /// Bytes of the header of an NPY file.
 pub const NPY_HEADER_BYTES: usize = 64 << 10;
+/// Entries of an NPZ file; it takes one or two arrays, and of more their names are told.
+pub const NPZ_ENTRIES: usize = 256;
+/// Bytes of the header of a safetensors file that holds rows.
+pub const SAFETENSORS_HEADER_BYTES: usize = 1 << 20;
+/// Bytes of all declarations of an ARFF file.
+pub const ARFF_HEADER_BYTES: usize = 16 << 20;
 /// Faults that one refusal lists; the rest are counted.
 pub const FAULTS_LISTED: usize = 20;
 /// Distinct values that a profile counts in one column before it says "at least".

@@ -16,8 +16,7 @@ use super::App;
 use super::error::{ApiError, internal};
 use super::extract::BODY_IDLE;
 use super::forms::{self, NPY};
-use crate::data::dataset::Column;
-use crate::data::export::{ExportFormat, write};
+use crate::data::export::{Form as ExportForm, write};
 use crate::data::rows::RowFile;
 use crate::domain::id::DatasetId;
 use crate::domain::limits::{PAGE_ROWS, PAGE_ROWS_MOST};
@@ -112,10 +111,10 @@ pub async fn download(
     offset: u64,
     limit: Option<Limit>,
 ) -> Result<Response, ApiError> {
-    let (format, media_type, ending) = match form {
-        RowsForm::Arrow => (ExportFormat::Arrow, ARROW, "arrows"),
-        RowsForm::Parquet => (ExportFormat::Parquet, PARQUET, "parquet"),
-        _ => (ExportFormat::Csv, "text/csv; charset=utf-8; header=present", "csv"),
+    let (form, ending) = match form {
+        RowsForm::Arrow => (ExportForm::Arrow, "arrows"),
+        RowsForm::Parquet => (ExportForm::Parquet, "parquet"),
+        _ => (ExportForm::Csv, "csv"),
     };
     let limit = match limit {
         Some(Limit::All) => u64::MAX,
@@ -134,17 +133,17 @@ pub async fn download(
         })?;
     let first = offset.min(dataset.rows);
     let rows = first as usize..first.saturating_add(limit).min(dataset.rows) as usize;
-    let columns: Vec<Column> = dataset.schema.kept().cloned().collect();
+    let schema = dataset.schema;
     let (path, count) = (app.store.rows_path(id), dataset.rows);
     // Opened before the answer begins. Rows that are deleted from now on stay readable to the end.
-    let open = move || RowFile::open(&path, columns.len(), count).map(|file| (file, columns));
+    let open = move || RowFile::open(&path, schema.kept().count(), count).map(|file| (file, schema));
     let opened = tokio::task::spawn_blocking(open).await.map_err(|error| internal(&error))?;
-    let (file, columns) = opened.map_err(|error| internal(&error))?;
+    let (file, schema) = opened.map_err(|error| internal(&error))?;
     let (sender, pieces) = channel(PIECES);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let mut out = BufWriter::with_capacity(PIECE_BYTES, Pipe(sender.clone()));
-        let written = write(format, &file, &columns, rows, &mut out).and_then(|()| out.flush());
+        let written = write(form, &schema, rows.map(|row| file.row(row)), &mut out).and_then(|()| out.flush());
         // The bytes that wait have nowhere to go when something went wrong.
         let (_, _) = out.into_parts();
         if let Err(error) = written {
@@ -155,7 +154,8 @@ pub async fn download(
     });
     let name =
         HeaderValue::try_from(format!("attachment; filename=\"{id}.{ending}\"")).map_err(|error| internal(&error))?;
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(media_type)), (header::CONTENT_DISPOSITION, name)];
+    let headers =
+        [(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type())), (header::CONTENT_DISPOSITION, name)];
     Ok((headers, Body::from_stream(ReceiverStream::new(pieces))).into_response())
 }
 
