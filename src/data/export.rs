@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, DictionaryArray, Float32Array, Int32Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, DictionaryArray, Float32Array, Int32Array, RecordBatch as Block, StringArray};
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field, Schema as Layout};
 use parquet::arrow::ArrowWriter;
@@ -129,7 +129,7 @@ impl Blocks {
     fn each<'r>(
         &self,
         rows: impl Iterator<Item = &'r [f32]>,
-        mut take: impl FnMut(RecordBatch) -> io::Result<()>,
+        mut take: impl FnMut(Block) -> io::Result<()>,
     ) -> io::Result<()> {
         let at_once = (EXPORT_BLOCK_CELLS / self.columns.len().max(1)).max(1);
         let mut rows = rows.peekable();
@@ -152,7 +152,7 @@ impl Blocks {
                 }
             });
             let arrays = arrays.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
-            take(RecordBatch::try_new(self.layout.clone(), arrays).map_err(io::Error::other)?)?;
+            take(Block::try_new(self.layout.clone(), arrays).map_err(io::Error::other)?)?;
         }
         Ok(())
     }
