@@ -40,6 +40,9 @@ impl TrainerConfig {
             command.arg("--memory-bytes").arg(bytes.to_string());
             // A backtrace takes memory. Where there is none left, a process that wants one waits for itself for ever.
             command.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
+            // Tensors of a MiB and more go back to the system as soon as they are dropped. Left to itself glibc keeps ever larger
+            // ones, and what it keeps in pieces counts against the limit too.
+            command.env("MALLOC_MMAP_THRESHOLD_", "1048576");
         }
         command.env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
         // Threads that wait for each other spin for some microseconds, then sleep:

@@ -26,8 +26,9 @@ pub struct Batches<'a> {
     device: Device,
 }
 
-/// Rows that are in memory at once while their mean is taken.
+/// Rows that are in memory at once while their mean is taken, and how many values they may have.
 const MEAN_ROWS: usize = 4096;
+const MEAN_VALUES: usize = 1 << 20;
 
 /// Some rows.
 pub struct Batch {
@@ -105,7 +106,8 @@ impl<'a> Batches<'a> {
         let width = self.preparation.prepared_width() as i64;
         let none = || Tensor::zeros([width], (Kind::Double, self.device));
         let (mut sum, mut count) = (none(), none());
-        for block in indices.chunks(MEAN_ROWS) {
+        let rows = (MEAN_VALUES / width.max(1) as usize).clamp(64, MEAN_ROWS);
+        for block in indices.chunks(rows) {
             let x = self.tensor(block);
             let missing = x.isnan();
             sum += x.masked_fill(&missing, 0.0).sum_dim_intlist([0].as_slice(), false, Kind::Double);

@@ -13,6 +13,8 @@ use tch::Device;
 
 /// Rows that are measured at once.
 const EVALUATION_ROWS: usize = 1024;
+/// Rows whose errors are found at once: in 64 bits, of which there are several copies.
+const ERROR_ROWS: usize = 256;
 /// Principal components take the square of the width; wider rows go without.
 const PCA_COLUMNS: usize = 1024;
 
@@ -239,7 +241,7 @@ pub fn log_likelihood(subject: Subject<'_>, rows: &[u32], samples: u32) -> Optio
 /// values do not count.
 fn mean_square(rows: &[u32], both: impl Fn(&[u32]) -> (Tensor, Tensor)) -> f64 {
     let (mut sum, mut count) = (0.0, 0.0);
-    for chunk in rows.chunks(EVALUATION_ROWS) {
+    for chunk in rows.chunks(ERROR_ROWS) {
         let (restored, x) = both(chunk);
         let missing = x.isnan();
         sum += (restored - x).masked_fill(&missing, 0.0).square().sum(Kind::Double).double_value(&[]);
