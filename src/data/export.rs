@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Float32Array, RecordBatch};
+use arrow_array::{ArrayRef, Float32Array, RecordBatch as Block};
 use arrow_schema::{ArrowError, DataType, Field};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -121,12 +121,12 @@ fn blocks(rows: Range<usize>, width: usize) -> impl Iterator<Item = Range<usize>
     rows.step_by(step).map(move |start| start..(start + step).min(end))
 }
 
-fn batch(file: &RowFile, schema: &arrow_schema::SchemaRef, rows: Range<usize>) -> Result<RecordBatch, ArrowError> {
+fn batch(file: &RowFile, schema: &arrow_schema::SchemaRef, rows: Range<usize>) -> Result<Block, ArrowError> {
     let column = |position: usize| -> ArrayRef {
         let values = rows.clone().map(|index| Some(file.row(index)[position]).filter(|value| !value.is_nan()));
         Arc::new(values.collect::<Float32Array>())
     };
-    RecordBatch::try_new(Arc::clone(schema), (0..schema.fields().len()).map(column).collect())
+    Block::try_new(Arc::clone(schema), (0..schema.fields().len()).map(column).collect())
 }
 
 #[cfg(test)]
