@@ -36,8 +36,9 @@ check: setup ## formatting, lints, documentation, tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items
 	$(TEST) --release --locked
 
-bench: build ## training speed beside PyTorch, start, memory, size (fetches PyTorch into .bench/)
+bench: build ## speed of training and of reading files beside their peers, start, memory, size (fetches them into .bench/)
 	@$(PYTHON) bench/train.py
+	@$(PYTHON) bench/ingest.py
 
 bench-quality: build ## figures that a right implementation reaches, beside their bars
 	@$(PYTHON) bench/quality.py

@@ -1,6 +1,6 @@
 """Writes scikit-learn's diabetes in the order of a seed, the test rows last. Runs in .bench/venv.
 
-Prints JSON: how many test rows there are, the error of a linear regression on them, the test rows themselves (`near`) and the same
+Prints JSON: how many test rows there are, the errors of a linear regression, a Bayesian ridge regression and a Gaussian process on them, the test rows themselves (`near`) and the same
 moved by ten standard deviations of each column (`far`).
 
     python bench/diabetes.py FILE.csv SEED
@@ -12,7 +12,17 @@ import sys
 
 import numpy
 from sklearn.datasets import load_diabetes
-from sklearn.linear_model import LinearRegression
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+from sklearn.linear_model import BayesianRidge, LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def kernel():
+    """The kernel of one layer of our own: smooth, plus linear."""
+    return ConstantKernel() * RBF(4.0) + ConstantKernel() * DotProduct() + WhiteKernel()
 
 
 def main():
@@ -29,7 +39,11 @@ def main():
     linear = LinearRegression().fit(x[:cut], y[:cut])
     rmse = float(numpy.sqrt(numpy.mean((linear.predict(x[cut:]) - y[cut:]) ** 2)))
     far = x[cut:] + 10 * x[:cut].std(0)
-    print(json.dumps({"test_rows": test_rows, "rmse": rmse, "near": x[cut:].tolist(), "far": far.tolist()}))
+    peers = {}
+    for name, model in (("bayesian_ridge", BayesianRidge()), ("gaussian_process", GaussianProcessRegressor(kernel()))):
+        fitted = TransformedTargetRegressor(make_pipeline(StandardScaler(), model), transformer=StandardScaler()).fit(x[:cut], y[:cut])
+        peers[name] = float(numpy.sqrt(numpy.mean((fitted.predict(x[cut:]) - y[cut:]) ** 2)))
+    print(json.dumps({**peers, "test_rows": test_rows, "rmse": rmse, "near": x[cut:].tolist(), "far": far.tolist()}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the benchmarks share: running latente, a Python with packages of its own, and the sections of BENCHMARKS.md.
 
-Standard library only; Python 3.8 or later. Nothing here measures: `train.py` and `quality.py` do.
+Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py` and `quality.py` do.
 """
 
 import datetime
@@ -40,6 +40,7 @@ noisy, so each section says how busy it was.
 """
 TITLES = {
     "train": "## Training speed, start, memory, size: `make bench`",
+    "ingest": "## Reading files: `make bench`",
     "quality": "## Quality: `make bench-quality`",
 }
 
@@ -217,6 +218,12 @@ def table(rows):
     """Markdown; the first row is the heading."""
     lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0])] + lines[1:]
+
+
+def read_section(name):
+    """The lines between the markers of a section of BENCHMARKS.md; none where it is not there."""
+    text = REPORT.read_text(encoding="utf-8") if REPORT.exists() else ""
+    return text.partition(marker(name, "begin"))[2].partition(marker(name, "end"))[0].splitlines()
 
 
 def write_section(name, lines):

@@ -7,9 +7,12 @@ cores.
 
     python3 bench/quality.py               every bar, as `make bench-quality` does
     python3 bench/quality.py Q4            some of them; prints, and leaves BENCHMARKS.md alone
+    python3 bench/quality.py --write Q4    some of them; their rows in BENCHMARKS.md are replaced, the others stay as they are
 """
 
 import argparse
+import datetime
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,6 +28,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("bars", nargs="*", metavar="BAR", help="which ones, such as Q1; all when left out")
     arguments.add_argument("--latente", type=Path, default=harness.LATENTE, help="the program to measure")
+    arguments.add_argument("--write", action="store_true", help="replace the rows of the bars that are named in BENCHMARKS.md")
     options = arguments.parse_args()
     unknown = [name for name in options.bars if name not in BARS]
     if unknown:
@@ -33,25 +37,43 @@ def main():
     machine = harness.Machine()
     machine.look()
 
-    rows, notes, missed = [["bar", "what", "figure", "wanted", "verdict", "seconds"]], [], []
+    today = datetime.date.today().isoformat()
+    seen, missed = {}, []
     for name in options.bars or BARS:
         bar = BARS[name]
         start = time.perf_counter()
-        seen = bar(options.latente)
+        found = bar(options.latente)
         seconds = time.perf_counter() - start
-        notes += ["", f"**{name}.** {' '.join(bar.__doc__.split())}"]
-        for number, row in enumerate(seen):
+        rows, notes = [], [f"**{name}.** {' '.join(bar.__doc__.split())}"]
+        for number, row in enumerate(found):
             verdict = "reached" if row.reached else "missed"
-            rows.append([name, row.what, row.figure, row.wanted, verdict, "" if number else f"{seconds:.0f}"])
+            rows.append([name, row.what, row.figure, row.wanted, verdict, today, "" if number else f"{seconds:.0f}"])
             say(f"{name}  {verdict:<7}  {row.what}: {row.figure} (wanted: {row.wanted})")
             if not row.reached:
                 missed.append(name)
-                notes += ["", f"{name} is missed: {row.what}. {row.reason or 'The reason is not known.'}"]
+                notes.append(f"{name} is missed: {row.what}. {row.reason or 'The reason is not known.'}")
+        seen[name] = rows, notes
         say(f"{name}  took {seconds:.0f} s")
-    if not options.bars:
-        harness.write_section("quality", [f"{version}. {machine.sentence()}", "", *harness.table(rows), *notes])
+    if options.write or not options.bars:
+        write(seen, f"{version}. {machine.sentence()}")
     if missed:
         sys.exit(f"missed: {', '.join(dict.fromkeys(missed))}")
+
+
+def write(seen, sentence):
+    """Puts what was seen into BENCHMARKS.md, where bars that were not run keep what is told of them."""
+    known = harness.read_section("quality")
+    table, notes = [["bar", "what", "figure", "wanted", "verdict", "measured", "seconds"]], []
+    for name in BARS:
+        if name in seen:
+            rows, paragraphs = seen[name]
+        else:
+            rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in known if line.startswith(f"| {name} |")]
+            paragraphs = [line for line in known if re.match(rf"(\*\*{name}\.\*\*|{name} is missed:) ", line)]
+        table += rows
+        for paragraph in paragraphs:
+            notes += ["", paragraph]
+    harness.write_section("quality", [sentence, "", *harness.table(table), *notes])
 
 
 BARS = {

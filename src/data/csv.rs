@@ -4,6 +4,7 @@
 //! first rows, unless the caller says. Faults name the line, and up to a score of them are reported together.
 
 use std::io::Read;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::headings::{self, Heading};
 use super::sink::Sink;
@@ -30,7 +31,16 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     };
     let most_bytes = text.most_bytes();
     let reader = builder(sample.delimiter).from_reader(text.reader());
-    Table { reader, most_bytes }.read(heading, sink)
+    let (full_sender, full) = sync_channel(BATCHES);
+    let (empty, empty_receiver) = channel();
+    for _ in 0..BATCHES {
+        empty.send(Batch::default()).expect("the other end is held here; this is a bug");
+    }
+    let records = Records { full, empty, batch: Batch::default(), next: 0, most_bytes };
+    std::thread::scope(|scope| {
+        scope.spawn(move || cut(reader, &empty_receiver, &full_sender));
+        records.read(heading, sink)
+    })
 }
 
 fn builder(delimiter: u8) -> csv::ReaderBuilder {
@@ -103,55 +113,121 @@ impl Sample {
     }
 }
 
-struct Table<R> {
-    reader: csv::Reader<R>,
+/// Records that are cut on a thread of their own while others are being read.
+struct Records {
+    full: Receiver<Result<Batch, csv::Error>>,
+    empty: Sender<Batch>,
+    batch: Batch,
+    next: usize,
     most_bytes: u64,
 }
 
-impl<R: Read> Table<R> {
-    fn read(mut self, heading: Heading, sink: &mut Sink<'_>) -> Result<(), DataError> {
-        let mut record = csv::ByteRecord::new();
-        if !self.next(&mut record)? {
-            return Err(refuse("", "empty", "the file has no rows of data"));
+/// Some records; those from `count` on are old ones, whose memory is used again.
+#[derive(Default)]
+struct Batch {
+    records: Vec<csv::ByteRecord>,
+    count: usize,
+}
+
+/// Records of a batch, and batches in all.
+const BATCH_RECORDS: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+const BATCHES: usize = 4;
+
+/// Cuts a text until it ends, or until nobody takes what is cut. A batch without records says that the text has ended.
+fn cut<R: Read>(mut reader: csv::Reader<R>, empty: &Receiver<Batch>, full: &SyncSender<Result<Batch, csv::Error>>) {
+    while let Ok(mut batch) = empty.recv() {
+        batch.count = 0;
+        let mut bytes = 0;
+        let outcome = loop {
+            if batch.count == BATCH_RECORDS || bytes > BATCH_BYTES {
+                break Ok(());
+            }
+            if batch.count == batch.records.len() {
+                batch.records.push(csv::ByteRecord::new());
+            }
+            match reader.read_byte_record(&mut batch.records[batch.count]) {
+                Ok(true) => {
+                    bytes += batch.records[batch.count].as_slice().len();
+                    batch.count += 1;
+                }
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let ends = batch.count == 0;
+        // What was cut before a fault is read before the fault is told.
+        let sent = if ends && outcome.is_err() { Ok(()) } else { full.send(Ok(batch)) };
+        let told = sent.is_ok() && outcome.is_err_and(|error| full.send(Err(error)).is_ok());
+        if sent.is_err() || told || ends {
+            return;
         }
-        let mut lines = Vec::new();
-        for _ in 0..heading.lines() {
-            lines.push(record.clone());
-            if !self.next(&mut record)? {
-                return Err(refuse("", "empty", "the file has a header and no rows of data"));
+    }
+}
+
+impl Records {
+    fn next(&mut self) -> Result<Option<&csv::ByteRecord>, DataError> {
+        if self.next == self.batch.count {
+            // Whoever cuts may have gone, when it has met the end.
+            let _ = self.empty.send(std::mem::take(&mut self.batch));
+            self.next = 0;
+            self.batch = match self.full.recv() {
+                Ok(Ok(batch)) => batch,
+                Ok(Err(error)) => {
+                    return Err(match error.into_kind() {
+                        csv::ErrorKind::Io(error) => wrong(error, self.most_bytes),
+                        other => refuse("/", "not_csv", format!("the text is not CSV: {other:?}")),
+                    });
+                }
+                Err(_) => Batch::default(),
+            };
+            if self.batch.count == 0 {
+                return Ok(None);
             }
         }
+        self.next += 1;
+        Ok(Some(&self.batch.records[self.next - 1]))
+    }
+
+    fn read(mut self, heading: Heading, sink: &mut Sink<'_>) -> Result<(), DataError> {
+        let nothing = || refuse("", "empty", "the file has no rows of data");
+        let mut lines = Vec::new();
+        for _ in 0..heading.lines() {
+            lines.push(self.next()?.ok_or_else(nothing)?.clone());
+        }
+        let mut record = self.next()?;
+        let Some(first) = record else {
+            return Err(match lines.is_empty() {
+                true => nothing(),
+                false => refuse("", "empty", "the file has a header and no rows of data"),
+            });
+        };
         let texts = |line: &csv::ByteRecord| {
             line.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect::<Vec<_>>()
         };
         let fields = match heading {
-            Heading::None => headings::named((0..record.len()).map(|column| format!("c{column}")).collect()),
+            Heading::None => headings::named((0..first.len()).map(|column| format!("c{column}")).collect()),
             Heading::Names => headings::named(names(&lines[0])?),
             Heading::Orange => headings::orange(names(&lines[0])?, &texts(&lines[1]), &texts(&lines[2])),
-            Heading::Counts => headings::with_class(record.len()),
+            Heading::Counts => headings::with_class(first.len()),
         };
         let width = fields.len();
         sink.begin(fields)?;
-        loop {
-            sink.at_line(record.position().map_or(0, csv::Position::line));
-            if record.len() == width {
-                record.iter().for_each(|cell| sink.text(cell));
+        while let Some(row) = record {
+            sink.at_line(row.position().map_or(0, csv::Position::line));
+            if row.len() == width {
+                row.iter().for_each(|cell| sink.text(cell));
             } else {
                 let than = if heading == Heading::None { "the first row" } else { "the header" };
-                sink.fault("ragged", format_args!("has {} cells; {than} has {width}", record.len()));
+                sink.fault("ragged", format_args!("has {} cells; {than} has {width}", row.len()));
             }
             sink.end_row()?;
-            if sink.is_full() || !self.next(&mut record)? {
-                return Ok(());
+            if sink.is_full() {
+                break;
             }
+            record = self.next()?;
         }
-    }
-
-    fn next(&mut self, record: &mut csv::ByteRecord) -> Result<bool, DataError> {
-        self.reader.read_byte_record(record).map_err(|error| match error.into_kind() {
-            csv::ErrorKind::Io(error) => wrong(error, self.most_bytes),
-            other => refuse("/", "not_csv", format!("the text is not CSV: {other:?}")),
-        })
+        Ok(())
     }
 }
 

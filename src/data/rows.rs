@@ -5,8 +5,10 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
 
 use super::DataError;
 use super::dataset::{Kind, Profile};
@@ -15,15 +17,27 @@ use crate::domain::refusal::{Code, Refusal};
 
 const VALUE_BYTES: u64 = 4;
 
-/// Writes rows and profiles their columns.
+/// Writes rows and profiles their columns, block by block on a thread of its own.
 pub(super) struct RowWriter {
-    file: BufWriter<File>,
-    columns: Vec<ColumnCounter>,
+    block: Vec<f32>,
     width: usize,
     rows: u64,
     bytes: u64,
     most_bytes: u64,
+    worker: Option<Worker>,
 }
+
+/// The thread that profiles and writes.
+struct Worker {
+    blocks: SyncSender<Vec<f32>>,
+    /// Blocks that were written, whose memory is used again.
+    written: Receiver<Vec<f32>>,
+    thread: JoinHandle<io::Result<(File, Vec<ColumnCounter>)>>,
+}
+
+/// Values of a block, and blocks that wait to be written.
+const BLOCK_VALUES: usize = 1 << 16;
+const BLOCKS: usize = 2;
 
 pub(super) struct Written {
     pub rows: u64,
@@ -33,14 +47,23 @@ pub(super) struct Written {
 
 impl RowWriter {
     pub fn create(path: &Path, width: usize, most_bytes: u64) -> io::Result<Self> {
-        Ok(Self { columns: counters(width), ..Self::plain(path, width, most_bytes)? })
+        Self::start(path, width, most_bytes, counters(width))
     }
 
     /// A writer that profiles nothing.
     pub fn plain(path: &Path, width: usize, most_bytes: u64) -> io::Result<Self> {
+        Self::start(path, width, most_bytes, Vec::new())
+    }
+
+    fn start(path: &Path, width: usize, most_bytes: u64, columns: Vec<ColumnCounter>) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
-        let file = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self { file, columns: Vec::new(), width, rows: 0, bytes: 0, most_bytes })
+        let (blocks, to_write) = sync_channel(BLOCKS);
+        let (back, written) = channel();
+        let thread = std::thread::Builder::new()
+            .name("rows".to_owned())
+            .spawn(move || write_blocks(file, columns, width, &to_write, &back))?;
+        let worker = Some(Worker { blocks, written, thread });
+        Ok(Self { block: Vec::with_capacity(BLOCK_VALUES + width), width, rows: 0, bytes: 0, most_bytes, worker })
     }
 
     pub fn push(&mut self, row: &[f32]) -> Result<(), DataError> {
@@ -50,28 +73,67 @@ impl RowWriter {
             return Err(too_large(self.most_bytes).into());
         }
         self.rows += 1;
-        for (column, value) in self.columns.iter_mut().zip(row) {
-            column.count(*value);
-        }
-        if cfg!(target_endian = "little") {
-            self.file.write_all(bytemuck::cast_slice(row))?;
-        } else {
-            for value in row {
-                self.file.write_all(&value.to_le_bytes())?;
-            }
-        }
-        Ok(())
+        self.block.extend_from_slice(row);
+        if self.block.len() >= BLOCK_VALUES { Ok(self.hand_over()?) } else { Ok(()) }
     }
 
-    pub fn finish(self) -> io::Result<Written> {
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        Ok(Written {
-            rows: self.rows,
-            bytes: self.bytes,
-            profiles: self.columns.into_iter().map(ColumnCounter::profile).collect(),
-        })
+    fn hand_over(&mut self) -> io::Result<()> {
+        let Some(worker) = &self.worker else { return Err(io::Error::other("the rows could not be written")) };
+        let mut next = worker.written.try_recv().unwrap_or_default();
+        next.clear();
+        if worker.blocks.send(std::mem::replace(&mut self.block, next)).is_ok() {
+            return Ok(());
+        }
+        // Writing ended early: its thread says why.
+        self.end().map(|_| ())
     }
+
+    /// Waits for the thread.
+    fn end(&mut self) -> io::Result<(File, Vec<ColumnCounter>)> {
+        let worker = self.worker.take().ok_or_else(|| io::Error::other("the rows could not be written"))?;
+        drop(worker.blocks);
+        worker.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    pub fn finish(mut self) -> io::Result<Written> {
+        self.hand_over()?;
+        let (file, columns) = self.end()?;
+        file.sync_all()?;
+        let profiles = columns.into_iter().map(ColumnCounter::profile).collect();
+        Ok(Written { rows: self.rows, bytes: self.bytes, profiles })
+    }
+}
+
+impl Drop for RowWriter {
+    fn drop(&mut self) {
+        if self.worker.is_some() {
+            // What was written is removed by whoever gave up; there is nobody to tell of another fault.
+            let _ = self.end();
+        }
+    }
+}
+
+fn write_blocks(
+    mut file: File,
+    mut columns: Vec<ColumnCounter>,
+    width: usize,
+    blocks: &Receiver<Vec<f32>>,
+    back: &Sender<Vec<f32>>,
+) -> io::Result<(File, Vec<ColumnCounter>)> {
+    for block in blocks {
+        for (position, column) in columns.iter_mut().enumerate() {
+            column.count_all(block.iter().skip(position).step_by(width).copied());
+        }
+        if cfg!(target_endian = "little") {
+            file.write_all(bytemuck::cast_slice(&block))?;
+        } else {
+            let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
+            file.write_all(&bytes)?;
+        }
+        // Nobody may want the memory any more.
+        let _ = back.send(block);
+    }
+    Ok((file, columns))
 }
 
 fn counters(width: usize) -> Vec<ColumnCounter> {
@@ -83,9 +145,11 @@ fn counters(width: usize) -> Vec<ColumnCounter> {
 pub(super) fn profiles(path: &Path, width: usize, rows: u64) -> io::Result<Vec<Profile>> {
     let file = RowFile::open(path, width, rows)?;
     let mut columns = counters(width);
-    for index in 0..file.len() {
-        for (column, value) in columns.iter_mut().zip(file.row(index)) {
-            column.count(*value);
+    let at_once = (BLOCK_VALUES / width.max(1)).max(1);
+    for first in (0..file.len()).step_by(at_once) {
+        let rows = first..(first + at_once).min(file.len());
+        for (position, column) in columns.iter_mut().enumerate() {
+            column.count_all(rows.clone().map(|row| file.row(row)[position]));
         }
     }
     Ok(columns.into_iter().map(ColumnCounter::profile).collect())
@@ -101,7 +165,7 @@ pub(super) fn too_large(most_bytes: u64) -> Refusal {
     )
 }
 
-/// Figures of one column in one pass; mean and deviation by Welford's recurrence (1962).
+/// Figures of one column in one pass.
 struct ColumnCounter {
     present: u64,
     missing: u64,
@@ -112,7 +176,8 @@ struct ColumnCounter {
     whole: bool,
     counts_up: bool,
     last: f64,
-    distinct: HashSet<u32>,
+    last_bits: Option<u32>,
+    distinct: HashSet<u32, foldhash::fast::FixedState>,
     distinct_most: usize,
     distinct_is_exact: bool,
 }
@@ -129,34 +194,55 @@ impl ColumnCounter {
             whole: true,
             counts_up: true,
             last: f64::NAN,
-            distinct: HashSet::new(),
+            last_bits: None,
+            distinct: HashSet::default(),
             distinct_most,
             distinct_is_exact: true,
         }
     }
 
-    fn count(&mut self, value: f32) {
-        if value.is_nan() {
-            self.missing += 1;
+    /// Counts some values. Their sums are taken around a value near their mean and joined to those before (Chan, Golub and
+    /// LeVeque, 1979), which costs one division for all of them.
+    fn count_all(&mut self, values: impl Iterator<Item = f32>) {
+        let mut shift = if self.present > 0 { Some(self.mean) } else { None };
+        let (mut count, mut sum, mut squares) = (0_u64, 0.0, 0.0);
+        for value in values {
+            if value.is_nan() {
+                self.missing += 1;
+                continue;
+            }
+            if self.distinct_is_exact {
+                self.tell_apart(value);
+            }
+            let value = f64::from(value);
+            let apart = value - *shift.get_or_insert(value);
+            count += 1;
+            sum += apart;
+            squares += apart * apart;
+            self.minimum = self.minimum.min(value);
+            self.maximum = self.maximum.max(value);
+            self.whole &= value.trunc() == value;
+            self.counts_up &= self.last.is_nan() || value == self.last + 1.0;
+            self.last = value;
+        }
+        let Some(shift) = shift.filter(|_| count > 0) else { return };
+        let (before, own) = (self.present as f64, count as f64);
+        let apart = shift + sum / own - self.mean;
+        let whole = before + own;
+        self.squares += (squares - sum * sum / own).max(0.0) + apart * apart * before * own / whole;
+        self.mean += apart * own / whole;
+        self.present += count;
+    }
+
+    fn tell_apart(&mut self, value: f32) {
+        // Adding 0.0 makes one value of the two zeros.
+        let bits = (value + 0.0).to_bits();
+        if self.last_bits == Some(bits) {
             return;
         }
-        if self.distinct_is_exact {
-            // Adding 0.0 makes one value of the two zeros.
-            self.distinct.insert((value + 0.0).to_bits());
-            if self.distinct.len() > self.distinct_most {
-                self.distinct_is_exact = false;
-            }
-        }
-        let value = f64::from(value);
-        self.present += 1;
-        self.minimum = self.minimum.min(value);
-        self.maximum = self.maximum.max(value);
-        let before = value - self.mean;
-        self.mean += before / self.present as f64;
-        self.squares += before * (value - self.mean);
-        self.whole &= value.fract() == 0.0;
-        self.counts_up &= self.last.is_nan() || value == self.last + 1.0;
-        self.last = value;
+        self.last_bits = Some(bits);
+        self.distinct.insert(bits);
+        self.distinct_is_exact = self.distinct.len() <= self.distinct_most;
     }
 
     fn profile(self) -> Profile {

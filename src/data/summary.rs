@@ -120,7 +120,7 @@ pub struct Warning {
 pub fn summarize(file: &RowFile, schema: &Schema) -> Summary {
     let kept: Vec<&Column> = schema.kept().collect();
     let count = file.len().min(ROWS).min(LOOKED_AT / kept.len().max(1)).max(1);
-    let rows: Vec<usize> = (0..count).map(|row| (row as u128 * file.len() as u128 / count as u128) as usize).collect();
+    let rows = spread(file.len(), count);
     let duplicates = duplicates(file, &rows);
     let mut columns = Vec::with_capacity(kept.len());
     let mut warnings = Vec::new();
@@ -138,6 +138,17 @@ pub fn summarize(file: &RowFile, schema: &Schema) -> Summary {
     correlate(file, &rows, &kept, &mut columns);
     warn_of_rows(schema, &columns, duplicates, count as u64, &mut warnings);
     Summary { rows: file.len() as u64, looked_at: count as u64, duplicates, columns, warnings }
+}
+
+/// `count` of `rows` rows, in runs of neighbours that are spread evenly: a run lies in few pages of the file.
+fn spread(rows: usize, count: usize) -> Vec<usize> {
+    const RUN: usize = 100;
+    if count >= rows {
+        return (0..rows).collect();
+    }
+    let runs = count.div_ceil(RUN);
+    let starts = (0..runs).map(|run| (run as u128 * rows as u128 / runs as u128) as usize);
+    starts.flat_map(|start| start..(start + RUN).min(rows)).take(count).collect()
 }
 
 /// Whether it is told by its levels rather than by a range.
@@ -431,6 +442,14 @@ mod tests {
         check(&rare, &IngestSpec::default().with_role(Role::Label, ["k"]), &[("imbalanced", Some("k"))]);
         let ids = format!("x,y,n\n{}", table(50, |row| format!("{},{},{}", x(row), x(row + 3), row * 31 % 1009)));
         check(&ids, &plain, &[("id_like", Some("n"))]);
+    }
+
+    #[test]
+    fn rows_are_spread_over_the_file_and_none_comes_twice() {
+        assert_eq!(spread(3, 5), [0, 1, 2]);
+        let rows = spread(1_000_000, 100_000);
+        assert_eq!((rows.len(), rows[0], rows[99], rows[100]), (100_000, 0, 99, 1000));
+        assert!(rows.windows(2).all(|pair| pair[0] < pair[1]) && *rows.last().unwrap() < 1_000_000);
     }
 
     #[test]

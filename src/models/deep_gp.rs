@@ -135,7 +135,7 @@ const KERNEL_UNIT: f64 = 3.0;
 /// Logarithms of lengths and amplitudes stay this near to where they start.
 const KERNEL_RANGE: f64 = 6.0;
 /// Draws of the weights that a spread is told from.
-const SPREAD_DRAWS: i64 = 32;
+const SPREAD_DRAWS: i64 = 64;
 
 /// What a layer's output has for noise.
 #[derive(Clone, Copy)]
@@ -236,6 +236,16 @@ impl Processes {
         let noise = Noise::new(0, Purpose::Inference, 0, z.device());
         through(&self.decoder, &repeated(z, SPREAD_DRAWS), Weights::Shared(&noise))
     }
+
+    /// What some draws of all weights say of the labels, `[draws, rows, labels]`. What is told is their mean: between processes
+    /// the mean over the weights is not what the mean weights say.
+    fn drawn_labels(&self, x: &Tensor) -> Option<(Tensor, &Likelihood)> {
+        let (process, likelihood) = self.head.as_ref()?;
+        let noise = Noise::new(0, Purpose::Inference, 0, x.device());
+        let weights = Weights::Shared(&noise);
+        let code = through(&self.encoder, &repeated(&self.filling.fill(x), SPREAD_DRAWS), weights);
+        Some((process.forward(&code, weights), likelihood))
+    }
 }
 
 impl Network for Processes {
@@ -283,17 +293,13 @@ impl Network for Processes {
     }
 
     fn predict(&self, x: &Tensor) -> Option<(Tensor, &Likelihood)> {
-        let (process, likelihood) = self.head.as_ref()?;
-        let code = through(&self.encoder, &self.filling.fill(x), Weights::Means);
-        Some((process.forward(&code, Weights::Means), likelihood))
+        let (outputs, likelihood) = self.drawn_labels(x)?;
+        Some((outputs.mean_dim([0].as_slice(), false, Kind::Float), likelihood))
     }
 
     fn predict_spread(&self, x: &Tensor) -> Option<Tensor> {
-        let (process, likelihood) = self.head.as_ref()?;
-        let noise = Noise::new(0, Purpose::Inference, 0, x.device());
-        let weights = Weights::Shared(&noise);
-        let code = through(&self.encoder, &repeated(&self.filling.fill(x), SPREAD_DRAWS), weights);
-        Some(likelihood.spread_over(&process.forward(&code, weights)))
+        let (outputs, likelihood) = self.drawn_labels(x)?;
+        Some(likelihood.spread_over(&outputs))
     }
 }
 
