@@ -5,6 +5,7 @@
 mod support;
 
 mod datasets;
+mod formats;
 mod inference;
 mod jobs;
 mod models;
