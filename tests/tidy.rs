@@ -127,7 +127,8 @@ fn nothing_outside_models_names_a_family() {
 #[test]
 fn nothing_is_unwrapped_outside_tests() {
     let mut faults = Vec::new();
-    for (_, path, text) in sources() {
+    // A module of tests may be a file.
+    for (_, path, text) in sources().into_iter().filter(|(_, path, _)| !path.ends_with("tests.rs")) {
         for (number, line) in without_tests(&text).lines().enumerate() {
             if line.contains(".unwrap()") {
                 faults.push(format!("{}:{}", path.display(), number + 1));

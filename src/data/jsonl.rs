@@ -1,8 +1,8 @@
 //! JSON Lines, plain or compressed: each line is an object, whose keys name the columns, or an array of one width.
 //!
 //! The first rows are read twice: once to know the columns, in the order in which their keys appear, and what they hold. A row
-//! may lack a key, which is a missing value, as null is; a key that the first rows do not have is a fault. Booleans are 0 and
-//! 1. Texts stay texts, unless all of a column are numbers in quotes. Objects and arrays inside a row are refused by name
+//! may lack a key, which is a missing value, as null is; a key that the first rows do not have is a fault. Booleans are zero and
+//! one. Texts stay texts, unless all of a column are numbers in quotes. Objects and arrays inside a row are refused by name
 //! unless their column is ignored. Format: jsonlines.org.
 
 mod row;
@@ -39,12 +39,16 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     }
     let fields = names.iter().zip(&seen).map(|(name, seen)| Field::new(name, seen.holds()));
     sink.begin(fields.collect())?;
+    let hint = if row.are_arrays() {
+        "each line holds one row, so write the objects of an array on lines of their own (pandas: `to_json(orient='records', lines=True)`)"
+    } else {
+        "name it in `ignore`, or write it as columns of numbers"
+    };
     let mut faults = Faults::new();
     for (position, (name, _)) in names.iter().zip(&seen).enumerate().filter(|(_, (_, seen))| seen.nested) {
         if sink.wants(position) {
-            let detail = format!(
-                "(column `{name}`) holds objects or arrays, which are neither numbers nor texts; name it in `ignore`, or write it as columns of numbers"
-            );
+            let detail =
+                format!("(column `{name}`) holds objects or arrays, which are neither numbers nor texts; {hint}");
             faults.push(format!("/columns/{position}"), "not_tabular", detail);
         }
     }

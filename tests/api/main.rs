@@ -7,6 +7,7 @@ mod support;
 mod columns;
 mod datasets;
 mod exports;
+mod formats;
 mod inference;
 mod jobs;
 mod memory;

@@ -86,6 +86,11 @@ impl Row {
         self.columns.len()
     }
 
+    /// Whether rows are arrays.
+    pub fn are_arrays(&self) -> bool {
+        self.arrays == Some(true)
+    }
+
     /// No more columns may come, after so many rows. Answers their names.
     pub fn close(&mut self, rows: usize) -> Vec<String> {
         self.closed = Some(rows);
