@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench: build ## speed of training and of reading files beside their peers, start
 
 bench-quality: build ## figures that a right implementation reaches, beside their bars
 	@$(PYTHON) bench/quality.py
+
+files: build ## files of packages, from upload to a model (fetches them)
+	@$(PYTHON) bench/files.py
 
 pictures: build ## train every family on the digits in demo/ and draw what came of it into docs/pictures/
 	@$(PYTHON) scripts/pictures.py

@@ -1,6 +1,6 @@
 """What the benchmarks share: running latente, a Python with packages of its own, and the sections of BENCHMARKS.md.
 
-Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py` and `quality.py` do.
+Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py`, `files.py` and `quality.py` do.
 """
 
 import datetime
@@ -34,12 +34,13 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 HEADER = """# Benchmarks
 
-Figures of this program, written by the two commands below and by nothing else: run them to have your own. They hold for
+Figures of this program, written by the commands below and by nothing else: run them to have your own. They hold for
 the machine and the day that each section names. Speeds on a machine that does other work at the same time are too low and
 noisy, so each section says how busy it was.
 """
 TITLES = {
     "train": "## Training speed, start, memory, size: `make bench`",
+    "files": "## Files as packages carry them: `make files`",
     "ingest": "## Reading files: `make bench`",
     "quality": "## Quality: `make bench-quality`",
 }

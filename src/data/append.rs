@@ -85,7 +85,7 @@ pub fn append(
     let mut schema = addition.schema.clone();
     let profiles = rows::profiles(target, width, count)?;
     for (column, profile) in schema.columns.iter_mut().filter(|column| column.is_kept()).zip(profiles) {
-        describe_again(column, profile);
+        describe_again(column, profile, count);
     }
     Ok(Ingested { format: added.format, rows: count, schema, bytes: whole.metadata()?.len() })
 }
@@ -126,17 +126,17 @@ pub fn matched_columns(dataset: &Schema, file: &Schema) -> Result<Vec<usize>, Re
 }
 
 /// More rows may make another kind of a column of numbers.
-fn describe_again(column: &mut Column, profile: Profile) {
+fn describe_again(column: &mut Column, profile: Profile, rows: u64) {
     if !column.levels.is_empty() {
         let (kind, reason, levels) = (column.kind, column.reason.take(), std::mem::take(&mut column.levels));
         column.describe_levels(profile, levels, false);
         (column.kind, column.reason) = (kind, reason);
         return;
     }
-    let found = profile.kind.unwrap_or(column.kind);
-    column.profile = Some(profile);
+    column.profile = Some(profile.clone());
     if column.unfit(column.kind).is_some() {
-        column.kind = found;
+        column.reason = None;
+        column.describe(profile, rows);
     }
 }
 

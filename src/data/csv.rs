@@ -31,12 +31,12 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     };
     let most_bytes = text.most_bytes();
     let reader = builder(sample.delimiter).from_reader(text.reader());
-    let (full_sender, full) = sync_channel(BATCHES);
+    let (full_sender, full) = sync_channel(PIECES);
     let (empty, empty_receiver) = channel();
-    for _ in 0..BATCHES {
-        empty.send(Batch::default()).expect("the other end is held here; this is a bug");
+    for _ in 0..PIECES {
+        empty.send(Piece::default()).expect("the other end is held here; this is a bug");
     }
-    let records = Records { full, empty, batch: Batch::default(), next: 0, most_bytes };
+    let records = Records { full, empty, piece: Piece::default(), next: 0, most_bytes };
     std::thread::scope(|scope| {
         scope.spawn(move || cut(reader, &empty_receiver, &full_sender));
         records.read(heading, sink)
@@ -115,49 +115,49 @@ impl Sample {
 
 /// Records that are cut on a thread of their own while others are being read.
 struct Records {
-    full: Receiver<Result<Batch, csv::Error>>,
-    empty: Sender<Batch>,
-    batch: Batch,
+    full: Receiver<Result<Piece, csv::Error>>,
+    empty: Sender<Piece>,
+    piece: Piece,
     next: usize,
     most_bytes: u64,
 }
 
 /// Some records; those from `count` on are old ones, whose memory is used again.
 #[derive(Default)]
-struct Batch {
+struct Piece {
     records: Vec<csv::ByteRecord>,
     count: usize,
 }
 
-/// Records of a batch, and batches in all.
-const BATCH_RECORDS: usize = 256;
-const BATCH_BYTES: usize = 1 << 20;
-const BATCHES: usize = 4;
+/// Records of a piece, and pieces in all.
+const PIECE_RECORDS: usize = 256;
+const PIECE_BYTES: usize = 1 << 20;
+const PIECES: usize = 4;
 
-/// Cuts a text until it ends, or until nobody takes what is cut. A batch without records says that the text has ended.
-fn cut<R: Read>(mut reader: csv::Reader<R>, empty: &Receiver<Batch>, full: &SyncSender<Result<Batch, csv::Error>>) {
-    while let Ok(mut batch) = empty.recv() {
-        batch.count = 0;
+/// Cuts a text until it ends, or until nobody takes what is cut. A piece without records says that the text has ended.
+fn cut<R: Read>(mut reader: csv::Reader<R>, empty: &Receiver<Piece>, full: &SyncSender<Result<Piece, csv::Error>>) {
+    while let Ok(mut piece) = empty.recv() {
+        piece.count = 0;
         let mut bytes = 0;
         let outcome = loop {
-            if batch.count == BATCH_RECORDS || bytes > BATCH_BYTES {
+            if piece.count == PIECE_RECORDS || bytes > PIECE_BYTES {
                 break Ok(());
             }
-            if batch.count == batch.records.len() {
-                batch.records.push(csv::ByteRecord::new());
+            if piece.count == piece.records.len() {
+                piece.records.push(csv::ByteRecord::new());
             }
-            match reader.read_byte_record(&mut batch.records[batch.count]) {
+            match reader.read_byte_record(&mut piece.records[piece.count]) {
                 Ok(true) => {
-                    bytes += batch.records[batch.count].as_slice().len();
-                    batch.count += 1;
+                    bytes += piece.records[piece.count].as_slice().len();
+                    piece.count += 1;
                 }
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
-        let ends = batch.count == 0;
+        let ends = piece.count == 0;
         // What was cut before a fault is read before the fault is told.
-        let sent = if ends && outcome.is_err() { Ok(()) } else { full.send(Ok(batch)) };
+        let sent = if ends && outcome.is_err() { Ok(()) } else { full.send(Ok(piece)) };
         let told = sent.is_ok() && outcome.is_err_and(|error| full.send(Err(error)).is_ok());
         if sent.is_err() || told || ends {
             return;
@@ -167,26 +167,26 @@ fn cut<R: Read>(mut reader: csv::Reader<R>, empty: &Receiver<Batch>, full: &Sync
 
 impl Records {
     fn next(&mut self) -> Result<Option<&csv::ByteRecord>, DataError> {
-        if self.next == self.batch.count {
+        if self.next == self.piece.count {
             // Whoever cuts may have gone, when it has met the end.
-            let _ = self.empty.send(std::mem::take(&mut self.batch));
+            let _ = self.empty.send(std::mem::take(&mut self.piece));
             self.next = 0;
-            self.batch = match self.full.recv() {
-                Ok(Ok(batch)) => batch,
+            self.piece = match self.full.recv() {
+                Ok(Ok(piece)) => piece,
                 Ok(Err(error)) => {
                     return Err(match error.into_kind() {
                         csv::ErrorKind::Io(error) => wrong(error, self.most_bytes),
                         other => refuse("/", "not_csv", format!("the text is not CSV: {other:?}")),
                     });
                 }
-                Err(_) => Batch::default(),
+                Err(_) => Piece::default(),
             };
-            if self.batch.count == 0 {
+            if self.piece.count == 0 {
                 return Ok(None);
             }
         }
         self.next += 1;
-        Ok(Some(&self.batch.records[self.next - 1]))
+        Ok(Some(&self.piece.records[self.next - 1]))
     }
 
     fn read(mut self, heading: Heading, sink: &mut Sink<'_>) -> Result<(), DataError> {

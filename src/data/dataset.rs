@@ -209,7 +209,7 @@ fn why(profile: &Profile, kind: Kind, rows: u64) -> String {
 impl Profile {
     /// The kind that the values suggest, found again where it was not kept.
     fn kind_of_values(&self) -> Kind {
-        self.kind.unwrap_or_else(|| match (self.minimum, self.maximum) {
+        self.kind.unwrap_or(match (self.minimum, self.maximum) {
             (Some(low), _) if low < 0.0 => Kind::Real,
             (Some(0.0), Some(1.0)) if self.distinct <= 2 => Kind::Binary,
             (Some(_), Some(_)) if self.whole => Kind::Count,

@@ -8,11 +8,13 @@
 //! is written once more, if that changed anything.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::Path;
 
 use super::dataset::{self, Column, Given, Kind, Role, Schema};
-use super::rows::{RowFile, RowWriter};
+use super::rows::RowWriter;
 use super::words::Words;
 use super::{DataError, Format, IngestSpec, Ingested, check_image};
 use crate::domain::limits::{COLUMN_NAME_CHARS, LEVELS, LOOK_CELLS, LOOK_ROWS, LOOK_TEXT_BYTES};
@@ -70,7 +72,7 @@ enum State {
 /// The levels of a column, numbered as they come.
 #[derive(Default)]
 struct Levels {
-    numbers: HashMap<Box<str>, u32>,
+    numbers: HashMap<Box<str>, u32, foldhash::fast::FixedState>,
     names: Vec<String>,
     /// Whether no other may come.
     closed: bool,
@@ -86,6 +88,18 @@ impl Levels {
             levels.names.push(name.clone());
         }
         levels
+    }
+
+    /// Those that were seen so far, in their order; others may come.
+    fn seen(texts: std::collections::HashSet<&str>) -> Self {
+        let mut names: Vec<&str> = texts.into_iter().collect();
+        let fit = names.len() <= LEVELS as usize && names.iter().all(|name| name.chars().count() <= COLUMN_NAME_CHARS);
+        if !fit {
+            return Self::default();
+        }
+        names.sort_by(|a, b| natural(a, b));
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        Self { closed: false, ..Self::of(&names) }
     }
 
     /// The number of a level; `None` when it is one that may not be.
@@ -146,6 +160,8 @@ pub(super) struct Sink<'a> {
     faults: Faults,
     /// Whether this row is as it should be.
     broken: bool,
+    /// Whether numbers are written as they come: the look has ended, and none stands for a missing value.
+    plain_numbers: bool,
 }
 
 impl<'a> Sink<'a> {
@@ -168,6 +184,7 @@ impl<'a> Sink<'a> {
             line: 0,
             faults: Faults::new(),
             broken: false,
+            plain_numbers: false,
         }
     }
 
@@ -240,6 +257,10 @@ impl<'a> Sink<'a> {
         let column = self.at;
         self.at += 1;
         let narrow = number as f32;
+        // Nearly every number of a file is one that is kept as it is.
+        if self.plain_numbers && !narrow.is_infinite() && matches!(self.states[column], State::Numbers) {
+            return self.row.push(narrow);
+        }
         if narrow.is_infinite() {
             if self.wants(column) {
                 self.cell_fault(column, "out_of_range", &number.to_string(), BEYOND);
@@ -283,8 +304,14 @@ impl<'a> Sink<'a> {
     pub fn text(&mut self, bytes: &[u8]) {
         let column = self.at;
         self.at += 1;
-        match self.states[column] {
+        match &self.states[column] {
             State::Skipped => return,
+            State::Levels(levels) if self.look.is_none() => {
+                let known = std::str::from_utf8(bytes).ok().and_then(|text| levels.numbers.get(text));
+                if let Some(number) = known {
+                    return self.row.push(*number as f32);
+                }
+            }
             State::Numbers if self.look.is_none() => {
                 return match self.words.number(bytes) {
                     Some(number) if !number.is_infinite() => self.row.push(number),
@@ -415,8 +442,8 @@ impl<'a> Sink<'a> {
             let detail = "leave none to feed a model: every column is a label, an id, ignored or free text";
             return Err(Refusal::at(Code::InvalidDataset, "/columns", "no_features", detail).into());
         }
-        let writer = RowWriter::create(self.target, kept, self.most_bytes)?;
-        self.writer = Some(writer);
+        self.writer = Some(RowWriter::create(self.target, kept, self.most_bytes)?);
+        self.plain_numbers = !self.words.has_missing_numbers();
         let (index, line, at) = (self.index, self.line, self.at);
         self.index -= look.lines.len() as u64;
         for (number, row) in look.lines.iter().enumerate() {
@@ -457,7 +484,7 @@ impl<'a> Sink<'a> {
         let given = self.spec.given(&column.name);
         let state = match given.kind {
             Some(Kind::Real | Kind::Positive | Kind::Count | Kind::Binary) => return Ok(State::Numbers),
-            Some(Kind::Categorical | Kind::Ordinal) if texts > 0 => return Ok(State::Levels(Levels::default())),
+            Some(Kind::Categorical | Kind::Ordinal) if texts > 0 => return Ok(State::Levels(Levels::seen(distinct))),
             // Where numbers abound, the rare text is a slip, and is told as one.
             _ if texts == 0 || numbers >= texts * NUMBERS_A_SLIP => State::Numbers,
             _ => State::Levels(Levels::default()),
@@ -478,7 +505,7 @@ impl<'a> Sink<'a> {
             () if count > FEW_LEVELS && count * 2 > present => {
                 Some(format!("{count} different texts in {present} rows are no category"))
             }
-            () => return Ok(state),
+            () => return Ok(State::Levels(Levels::seen(distinct))),
         };
         column.kind = Kind::Text;
         if given.role.is_some_and(|role| matches!(role, Role::Feature | Role::Label)) {
@@ -622,13 +649,16 @@ fn natural(a: &str, b: &str) -> std::cmp::Ordering {
 /// Writes the rows once more, with levels in their order and without dropped columns. Answers the bytes they have.
 fn rewrite(target: &Path, rows: u64, recodes: &[Recode], most_bytes: u64) -> Result<u64, DataError> {
     let again = target.with_extension("again");
-    let file = RowFile::open(target, recodes.len(), rows)?;
+    // Not through a map: every page of it would stay in memory.
+    let mut file = BufReader::with_capacity(1 << 20, File::open(target)?);
+    let mut old = vec![0.0_f32; recodes.len()];
     let kept = recodes.iter().filter(|recode| !matches!(recode, Recode::Dropped)).count();
     let mut writer = RowWriter::plain(&again, kept, most_bytes)?;
     let mut row = Vec::with_capacity(kept);
-    let written = (0..file.len()).try_for_each(|index| {
+    let written = (0..rows).try_for_each(|_| {
+        file.read_exact(bytemuck::cast_slice_mut(&mut old))?;
         row.clear();
-        for (value, recode) in file.row(index).iter().zip(recodes) {
+        for (value, recode) in old.iter().zip(recodes) {
             match recode {
                 Recode::Kept => row.push(*value),
                 Recode::Levels(numbers) if !value.is_nan() => row.push(numbers[*value as usize]),

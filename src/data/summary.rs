@@ -142,7 +142,7 @@ pub fn summarize(file: &RowFile, schema: &Schema) -> Summary {
 
 /// `count` of `rows` rows, in runs of neighbours that are spread evenly: a run lies in few pages of the file.
 fn spread(rows: usize, count: usize) -> Vec<usize> {
-    const RUN: usize = 100;
+    const RUN: usize = 1000;
     if count >= rows {
         return (0..rows).collect();
     }
@@ -448,7 +448,7 @@ mod tests {
     fn rows_are_spread_over_the_file_and_none_comes_twice() {
         assert_eq!(spread(3, 5), [0, 1, 2]);
         let rows = spread(1_000_000, 100_000);
-        assert_eq!((rows.len(), rows[0], rows[99], rows[100]), (100_000, 0, 99, 1000));
+        assert_eq!((rows.len(), rows[0], rows[999], rows[1000]), (100_000, 0, 999, 10_000));
         assert!(rows.windows(2).all(|pair| pair[0] < pair[1]) && *rows.last().unwrap() < 1_000_000);
     }
 

@@ -34,6 +34,11 @@ impl Words {
         self.missing_numbers.contains(&number)
     }
 
+    /// Whether any number does.
+    pub fn has_missing_numbers(&self) -> bool {
+        !self.missing_numbers.is_empty()
+    }
+
     /// The number that a cell says: NaN when it is missing, infinite when 32 bits do not hold it, `None` when it says
     /// something else.
     pub fn number(&self, cell: &[u8]) -> Option<f32> {

@@ -160,7 +160,7 @@ impl Machine {
         for map in &self.recognise {
             let logits = map.forward(&h, None);
             h = noise.bernoulli(&logits.sigmoid());
-            log_q = log_q + log_bernoulli(&h, &logits);
+            log_q = &log_q + log_bernoulli(&h, &logits);
             layers.push(h.shallow_clone());
         }
         Recognised { layers, log_q }
@@ -171,7 +171,7 @@ impl Machine {
         let top = layers.last().expect("there is a top layer; this is a bug");
         let mut log_p = log_bernoulli(top, &self.prior);
         for (pair, map) in layers.windows(2).zip(&self.generate) {
-            log_p = log_p + log_bernoulli(&pair[0], &map.forward(&pair[1], None));
+            log_p = &log_p + log_bernoulli(&pair[0], &map.forward(&pair[1], None));
         }
         log_p - self.likelihood.negative_log(&self.generate_rows.forward(&layers[0], step), x)
     }
@@ -180,7 +180,7 @@ impl Machine {
     fn log_recognition(&self, x: &Tensor, layers: &[Tensor], step: &Step<'_>) -> Tensor {
         let mut log_q = log_bernoulli(&layers[0], &self.recognise_rows.forward(x, Some(step)));
         for (pair, map) in layers.windows(2).zip(&self.recognise) {
-            log_q = log_q + log_bernoulli(&pair[1], &map.forward(&pair[0], None));
+            log_q = &log_q + log_bernoulli(&pair[1], &map.forward(&pair[0], None));
         }
         log_q
     }
