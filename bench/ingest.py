@@ -3,7 +3,7 @@
 
 Each reading is a process of its own, in turns, on the same files: `latente inspect`, which reads as an upload does (canonical rows
 are written to the disk and every column is profiled), and pandas and polars, which read into memory. Peak memory is what the
-system reports of the whole process (ru_maxrss), pages of mapped files included. Then a trainer with a limit of memory trains on a
+system reports of the whole process (VmHWM), pages of mapped files included. Then a trainer with a limit of memory trains on a
 file three times that size.
 
     python3 bench/ingest.py                as `make bench` does
@@ -97,7 +97,9 @@ def readings(options, python, path, directory):
     commands.update({name: [python, "-c", code, path] for name, code in PEERS.items()})
     seen = {name: [] for name in commands}
     peaks = dict.fromkeys(commands, 0)
-    path.read_bytes()
+    with open(path, "rb") as file:
+        while file.read(1 << 20):
+            pass
     for _ in range(options.rounds):
         for name, command in commands.items():
             seconds, peak = measured(command, directory)
@@ -117,14 +119,22 @@ def readings(options, python, path, directory):
 def measured(command, directory):
     """Seconds and peak bytes of a process."""
     start = time.perf_counter()
-    child = subprocess.Popen([str(word) for word in command], env={**ENVIRONMENT, "TMPDIR": str(directory)},
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    complaint = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        harness.fail(f"{command[0]} ended with {child.returncode}: {complaint.decode().strip()}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    with tempfile.TemporaryFile() as complaint:
+        child = subprocess.Popen([str(word) for word in command], env={**ENVIRONMENT, "TMPDIR": str(directory)},
+                                 stdout=subprocess.DEVNULL, stderr=complaint)
+        peak = 0
+        while child.poll() is None:
+            try:
+                seen = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{child.pid}/status").read_text())
+                peak = max(peak, int(seen[1]) * 1024 if seen else 0)
+            except OSError:
+                pass  # It has just ended.
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        if child.returncode:
+            complaint.seek(0)
+            harness.fail(f"{command[0]} ended with {child.returncode}: {complaint.read().decode().strip()}")
+    return seconds, peak
 
 
 def limited_training(latente, python, directory):

@@ -8,6 +8,7 @@
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use arrow_schema::{DataType, Schema, SchemaRef};
 use bytes::Bytes;
@@ -72,13 +73,25 @@ fn read_table(file: Bytes, sink: &mut Sink<'_>) -> Result<(), DataError> {
         .with_batch_size((BATCH_CELLS / width).clamp(1, BATCH_ROWS))
         .build()
         .map_err(broken)?;
-    for batch in batches {
-        columns.feed(&batch.map_err(broken)?, sink)?;
-        if sink.is_full() {
-            break;
+    // Decoded on a thread of its own while the batch before is fed. Its panic is that of the scope.
+    let (decoded, to_feed) = sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for batch in batches {
+                let ends = batch.is_err();
+                if decoded.send(batch).is_err() || ends {
+                    break;
+                }
+            }
+        });
+        for batch in to_feed {
+            columns.feed(&batch.map_err(broken)?, sink)?;
+            if sink.is_full() {
+                break;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The schema with every string as a view.
