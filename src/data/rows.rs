@@ -37,7 +37,9 @@ struct Worker {
 
 /// Values of a block, and blocks that wait to be written.
 const BLOCK_VALUES: usize = 1 << 16;
-const BLOCKS: usize = 2;
+const BLOCKS: usize = 16;
+/// Bytes that are brought to the disk together.
+const SYNC_BYTES: usize = 64 << 20;
 
 pub(super) struct Written {
     pub rows: u64,
@@ -120,6 +122,7 @@ fn write_blocks(
     blocks: &Receiver<Vec<f32>>,
     back: &Sender<Vec<f32>>,
 ) -> io::Result<(File, Vec<ColumnCounter>)> {
+    let mut unsynced = 0;
     for block in blocks {
         for (position, column) in columns.iter_mut().enumerate() {
             column.count_all(block.iter().skip(position).step_by(width).copied());
@@ -129,6 +132,12 @@ fn write_blocks(
         } else {
             let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
             file.write_all(&bytes)?;
+        }
+        unsynced += block.len() * VALUE_BYTES as usize;
+        if unsynced >= SYNC_BYTES {
+            // So that the end does not wait for all of it.
+            file.sync_data()?;
+            unsynced = 0;
         }
         // Nobody may want the memory any more.
         let _ = back.send(block);
