@@ -216,7 +216,7 @@ impl Records {
         while let Some(row) = record {
             sink.at_line(row.position().map_or(0, csv::Position::line));
             if row.len() == width {
-                row.iter().for_each(|cell| sink.text(cell));
+                sink.texts(row.iter());
             } else {
                 let than = if heading == Heading::None { "the first row" } else { "the header" };
                 sink.fault("ragged", format_args!("has {} cells; {than} has {width}", row.len()));

@@ -122,26 +122,33 @@ fn write_blocks(
     blocks: &Receiver<Vec<f32>>,
     back: &Sender<Vec<f32>>,
 ) -> io::Result<(File, Vec<ColumnCounter>)> {
-    let mut unsynced = 0;
-    for block in blocks {
-        for (position, column) in columns.iter_mut().enumerate() {
-            column.count_all(block.iter().skip(position).step_by(width).copied());
+    let synced = file.try_clone()?;
+    let (written, to_sync) = sync_channel::<()>(1);
+    std::thread::scope(|scope| {
+        // Rows go to the disk while others are written, so that the end does not wait for all of them.
+        let syncing = scope.spawn(move || to_sync.iter().try_for_each(|()| synced.sync_data()));
+        let mut unsynced = 0;
+        for block in blocks {
+            for (position, column) in columns.iter_mut().enumerate() {
+                column.count_all(block.iter().skip(position).step_by(width).copied());
+            }
+            if cfg!(target_endian = "little") {
+                file.write_all(bytemuck::cast_slice(&block))?;
+            } else {
+                let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
+                file.write_all(&bytes)?;
+            }
+            unsynced += block.len() * VALUE_BYTES as usize;
+            // One that is under way is not waited for.
+            if unsynced >= SYNC_BYTES && written.try_send(()).is_ok() {
+                unsynced = 0;
+            }
+            // Nobody may want the memory any more.
+            let _ = back.send(block);
         }
-        if cfg!(target_endian = "little") {
-            file.write_all(bytemuck::cast_slice(&block))?;
-        } else {
-            let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
-            file.write_all(&bytes)?;
-        }
-        unsynced += block.len() * VALUE_BYTES as usize;
-        if unsynced >= SYNC_BYTES {
-            // So that the end does not wait for all of it.
-            file.sync_data()?;
-            unsynced = 0;
-        }
-        // Nobody may want the memory any more.
-        let _ = back.send(block);
-    }
+        drop(written);
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     Ok((file, columns))
 }
 

@@ -347,6 +347,24 @@ impl<'a> Sink<'a> {
         self.cell(column, number.unwrap_or(f32::NAN), Some(text));
     }
 
+    /// The cells of the next row are these texts, as many as there are columns.
+    pub fn texts<'c>(&mut self, cells: impl Iterator<Item = &'c [u8]>) {
+        for (column, cell) in cells.enumerate() {
+            // Nearly every cell of a column of numbers is a plain number.
+            if self.plain_numbers
+                && matches!(self.states[column], State::Numbers)
+                && let Ok(number) = fast_float2::parse::<f32, _>(cell)
+                && number.is_finite()
+            {
+                self.row.push(number);
+                continue;
+            }
+            self.at = column;
+            self.text(cell);
+        }
+        self.at = self.columns.len();
+    }
+
     /// The next cell is what no cell of its column may be.
     pub fn bad_cell(&mut self, code: &str, text: &str, explanation: &str) {
         let column = self.at;
