@@ -74,7 +74,7 @@ fn described(column: &Column) -> String {
             let more = if column.levels.len() > some.len() { ", …" } else { "" };
             parts.push(format!("{}{more}", some.join(", ")));
         } else if let (Some(low), Some(high)) = (profile.minimum, profile.maximum) {
-            parts.push(format!("{low} to {high}"));
+            parts.push(format!("{} to {}", low as f32, high as f32));
         }
         if profile.missing > 0 {
             parts.push(format!("{} missing", profile.missing));

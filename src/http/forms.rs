@@ -267,7 +267,6 @@ pub struct Shades {
 /// There are none, or too many.
 pub fn grid(rows: &[f32], shape: ImageShape, shades: Shades, across: usize) -> Result<Vec<u8>, Refusal> {
     const GAP: u32 = 2;
-    const SIDE: u32 = 48;
     let pixels = shape.pixels().unwrap_or(0);
     let count = rows.len() / pixels.max(1);
     if count == 0 || count > GRID_IMAGES {
@@ -276,7 +275,9 @@ pub fn grid(rows: &[f32], shape: ImageShape, shades: Shades, across: usize) -> R
             format!("{count} images do not make one picture; allowed are 1 to {GRID_IMAGES}"),
         ));
     }
-    let zoom = (SIDE / shape.height.max(shape.width)).max(1);
+    // Few images are shown large.
+    let side = if count <= 4 { 192 } else { 48 };
+    let zoom = (side / shape.height.max(shape.width)).max(1);
     let (tile_width, tile_height) = (shape.width * zoom + GAP, shape.height * zoom + GAP);
     let (columns, lines) = (across.clamp(1, count) as u32, count.div_ceil(across.max(1)) as u32);
     let background = Rgb([255, 255, 255]);
