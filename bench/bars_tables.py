@@ -44,7 +44,8 @@ def deep_gp_predicts(latente):
     error = statistics.stdev(apart) / len(apart) ** 0.5
     others = " and ".join(f"{statistics.mean(errors):.2f} ({name.replace('_', ' ')})" for name, errors in peers.items())
     reason = (f"The difference is {mine - other:+.2f} with a standard error of {error:.2f} over the shuffles. scikit-learn's other "
-              f"probabilistic models reach {others} on the same rows: these data are all but linear, and no model is surely better than a line.")
+              f"probabilistic models reach {others} on the same rows, so little is to be won over a line. Ours has to tell the label through a "
+              "code that also restores the row, under a posterior of independent weights; which of the two costs more was not found out.")
     return [
         Row("deep_gp: RMSE beside linear regression", f"{mine:.2f} beside {other:.2f} (difference {mine - other:+.2f} ± {error:.2f})", "below it", mine < other, reason),
         Row("deep_gp: spread on test rows and far from the data", f"{statistics.mean(near):.1f} and {statistics.mean(far):.1f}",
