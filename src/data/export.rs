@@ -2,7 +2,7 @@
 //!
 //! What was a text is one again, a missing value is an empty cell or a null, and the columns are those that were kept. Written
 //! block by block into whatever takes bytes, so that a dataset of any length passes through a bounded piece of memory.
-//! Start reading with [`write`].
+//! Start reading with [`write()`].
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A closer look at a dataset: distributions, correlations, and what is worth a warning.
 //!
 //! Figures that need every row were counted when the rows were written ([`super::dataset::Profile`]). The rest is taken from rows
-//! spread evenly over the file, as many as [`LOOKED_AT`] allows, so that a file of any size is answered in a moment. Start
+//! spread evenly over the file, as many as `LOOKED_AT` allows, so that a file of any size is answered in a moment. Start
 //! reading with [`summarize`].
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! The text of a file: decompressed, in UTF-8, and never longer than is allowed.
 //!
 //! gzip and zstd are found by their first bytes, UTF-16 by its byte-order mark. Every text format reads through
-//! [`Text::open`], and turns what went wrong into a refusal by [`Text::wrong`].
+//! [`Text::open`], and turns what went wrong into a refusal by [`wrong`].
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
