@@ -95,9 +95,6 @@ pub struct Profile {
     /// Whether every value is a whole number.
     #[serde(default)]
     pub whole: bool,
-    /// The kind that the values suggest.
-    #[serde(skip)]
-    pub(super) kind: Option<Kind>,
     /// Whether every value is one more than that of the row before.
     #[serde(skip)]
     pub(super) counts_up: bool,
@@ -137,7 +134,7 @@ impl Column {
     }
 
     pub(super) fn describe(&mut self, profile: Profile, rows: u64) {
-        self.kind = profile.kind.unwrap_or(Kind::Real);
+        self.kind = profile.kind();
         if self.reason.is_none() {
             self.reason = Some(why(&profile, self.kind, rows));
         }
@@ -178,8 +175,8 @@ impl Column {
                 ));
             }
             _ if !self.levels.is_empty() => return Some("holds texts, which are categorical or ordinal".to_owned()),
-            Kind::Binary => profile.kind_of_values() == Kind::Binary,
-            Kind::Count => matches!(profile.kind_of_values(), Kind::Binary | Kind::Count),
+            Kind::Binary => profile.kind() == Kind::Binary,
+            Kind::Count => matches!(profile.kind(), Kind::Binary | Kind::Count),
             Kind::Positive => profile.minimum.is_none_or(|minimum| minimum > 0.0),
             Kind::Real => true,
             Kind::Text | Kind::Unknown => false,
@@ -207,15 +204,14 @@ fn why(profile: &Profile, kind: Kind, rows: u64) -> String {
 }
 
 impl Profile {
-    /// The kind that the values suggest, found again where it was not kept.
-    fn kind_of_values(&self) -> Kind {
-        self.kind.unwrap_or(match (self.minimum, self.maximum) {
-            (Some(low), _) if low < 0.0 => Kind::Real,
-            (Some(0.0), Some(1.0)) if self.distinct <= 2 => Kind::Binary,
-            (Some(_), Some(_)) if self.whole => Kind::Count,
+    /// The kind that the values suggest.
+    pub(super) fn kind(&self) -> Kind {
+        match (self.minimum, self.maximum) {
+            (Some(low), Some(high)) if self.whole && low >= 0.0 && high <= 1.0 => Kind::Binary,
+            (Some(low), _) if self.whole && low >= 0.0 => Kind::Count,
             (Some(low), _) if low > 0.0 => Kind::Positive,
             _ => Kind::Real,
-        })
+        }
     }
 }
 
@@ -491,7 +487,6 @@ mod tests {
             distinct: 20,
             distinct_is_exact: true,
             whole,
-            kind: Some(if whole { Kind::Count } else { Kind::Positive }),
             counts_up,
         };
         Column {
@@ -561,6 +556,11 @@ mod tests {
         assert_eq!((amended.columns[0].role, amended.columns[0].kind), (Role::Label, Kind::Categorical));
         let refused = |changes, image| schema.amend(&changes, image).unwrap_err().errors.remove(0).pointer;
         assert_eq!(refused(change("b", None, Some(Kind::Count)), None), "/columns/b/kind");
+        // What is binary stays so when the dataset is read again, even where only one of the two occurs.
+        let mut zeros = kept("z", Role::Feature, true, false);
+        let profile = zeros.profile.as_mut().unwrap();
+        (profile.minimum, profile.maximum, profile.distinct) = (Some(0.0), Some(0.0), 1);
+        assert_eq!(zeros.unfit(Kind::Binary), None);
         assert_eq!(refused(change("z", None, None), None), "/columns/z");
         let image = Some(Some(ImageShape { channels: 1, height: 2, width: 2 }));
         assert_eq!(refused(BTreeMap::new(), image), "/image");

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use super::DataError;
-use super::dataset::{Kind, Profile};
+use super::dataset::Profile;
 use crate::domain::limits::{DISTINCT_VALUES, DISTINCT_VALUES_IN_ALL};
 use crate::domain::refusal::{Code, Refusal};
 
@@ -263,13 +263,6 @@ impl ColumnCounter {
 
     fn profile(self) -> Profile {
         let some = |value: f64| (self.present > 0).then_some(value);
-        let kind = match () {
-            () if self.present == 0 => Kind::Real,
-            () if self.whole && self.minimum >= 0.0 && self.maximum <= 1.0 => Kind::Binary,
-            () if self.whole && self.minimum >= 0.0 => Kind::Count,
-            () if self.minimum > 0.0 => Kind::Positive,
-            () => Kind::Real,
-        };
         Profile {
             minimum: some(self.minimum),
             maximum: some(self.maximum),
@@ -279,7 +272,6 @@ impl ColumnCounter {
             distinct: self.distinct.len() as u64,
             distinct_is_exact: self.distinct_is_exact,
             whole: self.whole && self.present > 0,
-            kind: Some(kind),
             counts_up: self.counts_up && self.present > 1,
         }
     }
@@ -337,6 +329,7 @@ impl RowFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::dataset::Kind;
 
     #[test]
     fn rows_come_back_and_columns_are_profiled() {
@@ -350,7 +343,7 @@ mod tests {
         let file = RowFile::open(&path, 3, written.rows).unwrap();
         assert_eq!(file.row(0), [1.0, 0.0, -2.5]);
         assert!(file.row(1)[2].is_nan());
-        let kinds: Vec<_> = written.profiles.iter().map(|profile| profile.kind.unwrap()).collect();
+        let kinds: Vec<_> = written.profiles.iter().map(|profile| profile.kind()).collect();
         assert_eq!(kinds, [Kind::Count, Kind::Binary, Kind::Real]);
         let first = &written.profiles[0];
         assert_eq!((first.minimum, first.maximum, first.mean), (Some(1.0), Some(6.0), Some(3.0)));

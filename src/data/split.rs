@@ -89,11 +89,6 @@ impl Part {
     }
 }
 
-/// The names of the levels of a column of text, of which canonical rows hold the positions; none of a column of numbers.
-fn levels(column: &Column) -> &[String] {
-    &column.levels
-}
-
 impl SplitSpec {
     /// Reports what is not allowed.
     pub fn check(&self, rows: u64, schema: &Schema, faults: &mut Faults) {
@@ -221,14 +216,14 @@ fn check_parts(pointer: &str, column: &Column, faults: &mut Faults) {
     let Some(profile) = &column.profile else { return };
     let within = profile.minimum.zip(profile.maximum).is_some_and(|(low, high)| low >= 0.0 && high <= 2.0);
     let numbers = matches!(column.kind, Kind::Binary | Kind::Count) && within;
-    if levels(column).is_empty() && !numbers {
+    if column.levels.is_empty() && !numbers {
         let detail =
             format!("names `{}`, which has other values than 0 (train), 1 (validation) and 2 (test)", column.name);
         faults.push(pointer, "out_of_range", detail);
     } else if profile.missing > 0 {
         let detail = format!("names `{}`, which has no value in {} rows", column.name, profile.missing);
         faults.push(pointer, "missing_value", detail);
-    } else if levels(column).is_empty() && profile.minimum != Some(0.0) {
+    } else if column.levels.is_empty() && profile.minimum != Some(0.0) {
         faults.push(pointer, "out_of_range", format!("names `{}`, by which no row trains (0)", column.name));
     }
 }
@@ -240,7 +235,7 @@ fn by_column(
     value: &dyn Fn(usize, usize) -> f32,
 ) -> Result<Split, Refusal> {
     let described = schema.kept().nth(column);
-    let levels = described.map_or(&[][..], levels);
+    let levels = described.map_or(&[][..], |column| &column.levels);
     let mut split = Split::default();
     for row in 0..rows {
         let value = value(row, column);
@@ -337,7 +332,6 @@ mod tests {
             distinct: 3,
             distinct_is_exact: true,
             whole: true,
-            kind: None,
             counts_up: false,
         };
         let column = |name: &str, role| Column {

@@ -261,6 +261,16 @@ pub struct Shades {
     pub high: f32,
 }
 
+impl Shades {
+    /// From the least to the greatest value of these columns.
+    pub fn of<'a>(columns: impl Iterator<Item = &'a Column> + Clone) -> Self {
+        let profiles = || columns.clone().filter_map(|column| column.profile.as_ref());
+        let low = profiles().filter_map(|profile| profile.minimum).fold(f64::INFINITY, f64::min);
+        let high = profiles().filter_map(|profile| profile.maximum).fold(f64::NEG_INFINITY, f64::max);
+        Self { low: low as f32, high: high as f32 }
+    }
+}
+
 /// Images side by side, `across` in a line; small ones are enlarged.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use super::App;
 use super::error::{ApiError, Problem, internal};
 use super::extract::{Id, Nothing, Query};
 use super::forms::{self, Shades};
+use crate::data::dataset::Column;
 use crate::data::rows::RowFile;
 use crate::data::summary::{Summary, summarize};
 use crate::domain::id::DatasetId;
@@ -79,12 +80,10 @@ pub async fn get_picture(
         let detail = "the rows of this dataset are not images; say `shape` at upload, or by PATCH, to have pictures";
         return Err(Refusal::new(Code::NotAcceptable, detail).into());
     };
-    let profiles = || dataset.schema.feature_columns().filter_map(|column| column.profile.as_ref());
-    let low = profiles().filter_map(|profile| profile.minimum).fold(f64::INFINITY, f64::min);
-    let high = profiles().filter_map(|profile| profile.maximum).fold(f64::NEG_INFINITY, f64::max);
-    let shades = Shades { low: low as f32, high: high as f32 };
+    let columns: Vec<&Column> = dataset.schema.feature_columns().collect();
+    let shades = Shades::of(columns.iter().copied());
     let values: Vec<f32> = match query.of {
-        Picture::Mean => profiles().map(|profile| profile.mean.unwrap_or(low) as f32).collect(),
+        Picture::Mean => columns.iter().map(|column| mean(column).unwrap_or(shades.low)).collect(),
         Picture::Sheet => {
             let features = dataset.schema.features();
             let pick = move |file: &RowFile| {
@@ -97,6 +96,11 @@ pub async fn get_picture(
     };
     let images = values.len() / dataset.schema.row_shape().width.max(1);
     Ok(forms::png(forms::grid(&values, shape, shades, (images as f64).sqrt().ceil() as usize)?))
+}
+
+/// The mean of a column, where a row has a value.
+fn mean(column: &Column) -> Option<f32> {
+    column.profile.as_ref()?.mean.map(|mean| mean as f32)
 }
 
 /// Works on the rows of a dataset off the asynchronous threads.

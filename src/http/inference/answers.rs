@@ -9,6 +9,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::Asked;
+use crate::data::dataset::Column;
 use crate::domain::refusal::{Code, Refusal};
 use crate::http::error::ApiError;
 use crate::http::forms::{self, Form, Matrix, NPY, Shades};
@@ -95,10 +96,8 @@ fn picture(model: &Model, values: &[f32], originals: Option<&[f32]>) -> Result<R
         return Err(Refusal::new(Code::NotAcceptable, detail).into());
     };
     let width = model.schema.row_shape().width;
-    let extremes = || model.schema.feature_columns().filter_map(|column| column.profile.as_ref());
-    let low = extremes().filter_map(|profile| profile.minimum).fold(f64::INFINITY, f64::min);
-    let high = extremes().filter_map(|profile| profile.maximum).fold(f64::NEG_INFINITY, f64::max);
-    let shades = Shades { low: low as f32, high: high as f32 };
+    let columns: Vec<&Column> = model.schema.feature_columns().collect();
+    let shades = Shades::of(columns.iter().copied());
     let count = values.len() / width;
     let Some(originals) = originals else {
         let across = (count as f64).sqrt().ceil() as usize;
