@@ -59,6 +59,15 @@ pub(super) fn numbered(count: usize) -> Vec<Field> {
     (0..count).map(|column| Field::new(format!("c{column}"), Holds::Numbers)).collect()
 }
 
+/// The cells of a column in several rows.
+pub(super) enum Cells<'a> {
+    Skipped,
+    /// NaN where one is missing.
+    Numbers(Vec<f64>),
+    /// The text of a row, if it has one.
+    Texts(Box<dyn Fn(usize) -> Option<&'a str> + 'a>),
+}
+
 /// What becomes of the cells of a column.
 enum State {
     /// They are passed over.
@@ -153,6 +162,8 @@ pub(super) struct Sink<'a> {
     look: Option<Look>,
     writer: Option<RowWriter>,
     row: Vec<f32>,
+    /// Rows that are taken together.
+    block: Vec<f32>,
     /// The column of the next cell.
     at: usize,
     index: u64,
@@ -179,6 +190,7 @@ impl<'a> Sink<'a> {
             look: None,
             writer: None,
             row: Vec::new(),
+            block: Vec::new(),
             at: 0,
             index: 0,
             line: 0,
@@ -363,6 +375,63 @@ impl<'a> Sink<'a> {
             self.text(cell);
         }
         self.at = self.columns.len();
+    }
+
+    /// The next rows, column by column.
+    pub fn rows(&mut self, count: usize, columns: &[Cells<'_>]) -> Result<(), DataError> {
+        if self.took(count, columns) {
+            self.index += count as u64;
+            return self.writer.as_mut().expect("the look has ended; this is a bug").push(&self.block);
+        }
+        for row in 0..count {
+            for cells in columns {
+                match cells {
+                    Cells::Skipped => self.missing(),
+                    Cells::Numbers(numbers) => self.number(numbers[row]),
+                    Cells::Texts(text) => match text(row) {
+                        Some(text) => self.text(text.as_bytes()),
+                        None => self.missing(),
+                    },
+                }
+            }
+            self.end_row()?;
+            if self.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts rows together in `block`, if every cell is one that is kept as it is: a number, a level that is known, or none.
+    fn took(&mut self, count: usize, columns: &[Cells<'_>]) -> bool {
+        if !self.plain_numbers || !self.faults.is_empty() {
+            return false;
+        }
+        let kept = |state: &&State| !matches!(state, State::Skipped);
+        let width = self.states.iter().filter(kept).count();
+        self.block.clear();
+        self.block.resize(count * width, 0.0);
+        for (place, (cells, state)) in columns.iter().zip(&self.states).filter(|(_, state)| kept(state)).enumerate() {
+            let mut places = self.block[place..].iter_mut().step_by(width);
+            let plain = match (cells, state) {
+                (Cells::Numbers(numbers), State::Numbers) => places.zip(numbers).all(|(place, number)| {
+                    *place = *number as f32;
+                    !place.is_infinite()
+                }),
+                (Cells::Texts(text), State::Levels(levels)) => {
+                    (0..count).zip(&mut places).all(|(row, place)| {
+                        let level = text(row).map_or(Some(f32::NAN), |text| Some(*levels.numbers.get(text)? as f32));
+                        *place = level.unwrap_or_default();
+                        level.is_some()
+                    })
+                }
+                _ => false,
+            };
+            if !plain {
+                return false;
+            }
+        }
+        true
     }
 
     /// The next cell is what no cell of its column may be.
