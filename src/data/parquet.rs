@@ -198,11 +198,8 @@ impl Check<'_> {
         let file = mapped(self.source)?;
         let end = start.checked_add(length).filter(|end| *end <= file.len() as u64);
         let end = end.ok_or_else(|| {
-            let detail = format!(
-                "{} is said to lie at byte {start} with {length} bytes; the file has {}",
-                name(),
-                file.len()
-            );
+            let detail =
+                format!("{} is said to lie at byte {start} with {length} bytes; the file has {}", name(), file.len());
             refuse("/", "wrong_length", detail)
         })?;
         let (mut at, end) = (start as usize, end as usize);

@@ -365,13 +365,11 @@ impl<'a> Sink<'a> {
                     *place = *number as f32;
                     !place.is_infinite()
                 }),
-                (Cells::Texts(text), State::Levels(levels)) => {
-                    (0..count).zip(&mut places).all(|(row, place)| {
-                        let level = text(row).map_or(Some(f32::NAN), |text| Some(*levels.numbers.get(text)? as f32));
-                        *place = level.unwrap_or_default();
-                        level.is_some()
-                    })
-                }
+                (Cells::Texts(text), State::Levels(levels)) => (0..count).zip(&mut places).all(|(row, place)| {
+                    let level = text(row).map_or(Some(f32::NAN), |text| Some(*levels.numbers.get(text)? as f32));
+                    *place = level.unwrap_or_default();
+                    level.is_some()
+                }),
                 _ => false,
             };
             if !plain {

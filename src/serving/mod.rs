@@ -8,9 +8,11 @@
 mod batcher;
 mod engine;
 mod residency;
+mod scored;
 
 use std::sync::Arc;
 
+pub use scored::Scored;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::id::ModelId;
@@ -19,6 +21,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::store::models::Model;
 use crate::store::{Store, StoreError};
 pub use crate::training::artifact::Draw;
+pub use crate::training::scoring::{Measure, SCORE_SAMPLES};
 
 /// What the operator set.
 #[derive(Clone, Debug)]
@@ -57,6 +60,21 @@ pub enum Question {
         rounds: u32,
         /// Which draw of the chain.
         seed: u64,
+    },
+    /// How strange rows are: of each what [`Scored`] names, and beside that the share of each column where it is asked for.
+    Score {
+        /// The rows, NaN where a value is missing.
+        rows: Vec<f32>,
+        /// What they are judged by.
+        measure: Measure,
+        /// The share of ordinary rows that are less strange than an anomaly.
+        threshold: f32,
+        /// Draws for the density of each row; 0 for none.
+        samples: u32,
+        /// Which draws.
+        seed: u64,
+        /// Whether the share of each column is asked for.
+        contributions: bool,
     },
     /// What the model tells of the labels of rows.
     Predict(Vec<f32>),

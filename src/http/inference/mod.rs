@@ -8,6 +8,7 @@
 
 pub mod answers;
 mod bodies;
+pub mod conditional;
 pub mod decode;
 pub mod encode;
 pub mod impute;
@@ -15,6 +16,7 @@ pub mod predict;
 pub mod reconstruct;
 mod references;
 pub mod sample;
+pub mod score;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
