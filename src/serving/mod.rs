@@ -123,6 +123,8 @@ enum Reply {
 pub struct Inference {
     requests: mpsc::Sender<Request>,
     store: Store,
+    /// Bytes of models that fit.
+    resident_bytes: u64,
     /// One model is loaded at a time: many callers of one cold model would otherwise each read its bytes.
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -134,8 +136,9 @@ impl Inference {
     /// The operating system gives no thread.
     pub fn start(store: Store, config: ServingConfig) -> std::io::Result<Self> {
         let (requests, receiver) = mpsc::channel(INFERENCE_QUEUE);
+        let resident_bytes = config.resident_bytes;
         std::thread::Builder::new().name("inference-0".to_owned()).spawn(move || engine::run(receiver, &config))?;
-        Ok(Self { requests, store, loading: Arc::default() })
+        Ok(Self { requests, store, resident_bytes, loading: Arc::default() })
     }
 
     /// Asks a model; loads it first where it is not loaded.
@@ -143,6 +146,14 @@ impl Inference {
     /// # Errors
     /// Too many wait already, or the model cannot be read or fails.
     pub async fn ask(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
+        // Its numbers are about as many bytes as its file.
+        if model.bytes > self.resident_bytes {
+            let detail = format!(
+                "the model has {} bytes, and this server keeps {} bytes of models in memory; start it with a larger --resident-mib",
+                model.bytes, self.resident_bytes
+            );
+            return Err(Refusal::new(Code::ModelTooLarge, detail).into());
+        }
         match self.send(model.id, question.clone()).await? {
             Reply::NotLoaded => {}
             reply => return finish(reply),

@@ -18,6 +18,8 @@ mod references;
 pub mod sample;
 pub mod score;
 
+use std::sync::Arc;
+
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::openapi::Required;
@@ -109,7 +111,7 @@ impl PostedRows for RowsBody {
 /// A model that is asked, and the form that the answer is to have.
 struct Asked {
     app: App,
-    model: Model,
+    model: Arc<Model>,
     form: Form,
 }
 

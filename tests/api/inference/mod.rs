@@ -202,3 +202,32 @@ async fn what_a_caller_has_already_is_not_worked_out_again() {
     assert_eq!(with(&path, &held, "*/*").await.status, 404);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_model_beyond_the_memory_of_the_server_is_refused_and_others_are_answered() {
+    let app = TestApp::start_with(|config| config.serving.resident_bytes = 40_000).await;
+    let dataset = app.upload_digits(200).await;
+    let with = async |hidden: u32| {
+        let mut spec = short_job(&dataset);
+        spec["network"] = json!({"hidden": [hidden]});
+        format!("/v1/models/{}", app.train(&spec).await)
+    };
+    let (small, large) = (with(8).await, with(200).await);
+    let path = |model: &str| format!("{model}/encode?dataset={dataset}&rows=0-1");
+    app.get(&path(&large)).await.refuses(507, "model_too_large", &[]);
+    app.get(&path(&small)).await.expect(200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_model_is_gone_from_memory_too() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let path = format!("{model}/encode?dataset={dataset}&rows=0-1");
+    app.get(&path).await.expect(200);
+    app.get(&path).await.expect(200);
+    assert_eq!(app.delete(&model).await.status, 204);
+    app.get(&path).await.refuses(404, "not_found", &[]);
+    app.get(&model).await.refuses(404, "not_found", &[]);
+    app.stop().await;
+}
