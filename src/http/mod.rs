@@ -44,7 +44,7 @@ use crate::domain::limits::{EVENT_STREAMS, EXPORTS};
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
-use inference::{conditional, decode, encode, impute, predict, reconstruct, sample, score};
+use inference::{conditional, decode, encode, impute, interpolate, predict, reconstruct, sample, score};
 use openapi::ApiDocument;
 
 /// What the operator set.
@@ -133,7 +133,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(models::get_model, models::delete_model))
         .routes(routes!(models::download_model))
         .routes(routes!(models::get_model_spec))
-        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score
+        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score, interpolate
         .routes(routes!(encode::get_encode, encode::post_encode))
         .routes(routes!(decode::get_decode, decode::post_decode))
         .routes(routes!(reconstruct::get_reconstruct, reconstruct::post_reconstruct))
@@ -141,6 +141,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(impute::get_impute, impute::post_impute))
         .routes(routes!(predict::get_predict, predict::post_predict))
         .routes(routes!(score::get_score, score::post_score))
+        .routes(routes!(interpolate::get_interpolate, interpolate::post_interpolate))
         // GET               /v1/families
         // GET               /v1/presets
         .routes(routes!(families::list_families))

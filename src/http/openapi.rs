@@ -5,6 +5,7 @@ use utoipa::OpenApi;
 use super::inference::answers::RowsView;
 use super::inference::decode::DecodedView;
 use super::inference::encode::CodesView;
+use super::inference::interpolate::WayView;
 use super::inference::predict::PredictionsView;
 use super::inference::reconstruct::ReconstructionView;
 use super::inference::score::ScoresView;
@@ -18,7 +19,7 @@ use super::inference::score::ScoresView;
         license(name = "MIT OR Apache-2.0")
     ),
     // Views whose answers are described by hand, because they come in several forms.
-    components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView, ScoresView)),
+    components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView, ScoresView, WayView)),
     tags(
         (name = "datasets", description = "Rows to train on"),
         (name = "uploads", description = "Files in several requests, by tus 1.0"),

@@ -12,6 +12,7 @@ pub mod conditional;
 pub mod decode;
 pub mod encode;
 pub mod impute;
+pub mod interpolate;
 pub mod predict;
 pub mod reconstruct;
 mod references;

@@ -3,6 +3,7 @@
 mod decode;
 mod gaps;
 mod impute;
+mod interpolate;
 mod predict;
 mod reconstruct;
 mod sample;

@@ -1,0 +1,230 @@
+//! Rows on the way from one row to another, through the code.
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+use super::answers::Documented;
+use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::references::Reference;
+use super::{Asked, ModelInPath, Place, QUERY, answers};
+use crate::domain::id::{DatasetId, ModelId};
+use crate::domain::refusal::{Code, Faults};
+use crate::http::App;
+use crate::http::error::{ApiError, Problem};
+use crate::http::extract::{Id, Query};
+use crate::http::forms::{Form, Matrix, RowInput};
+use crate::serving::{Answer, Question};
+
+/// Rows that are given for a way, both ends among them, where nothing else is said.
+const STEPS: u32 = 8;
+
+/// How codes go from one to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// In a straight line.
+    #[default]
+    Linear,
+    /// Along the arc between their directions (Shoemake, 1985), which keeps to the lengths that codes of a normal prior have.
+    Spherical,
+}
+
+/// Rows by reference or inline, and the way between them.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct InterpolateQuery {
+    /// A dataset with the columns of the model.
+    #[param(value_type = Option<String>)]
+    dataset: Option<DatasetId>,
+    /// Rows of that dataset, such as `3-5`: the way goes from each to the next.
+    rows: Option<String>,
+    /// A row: numbers with commas between. Two or more; the way goes from each to the next.
+    x: Vec<String>,
+    /// Rows that are given for each way, both ends among them.
+    #[param(minimum = 2, maximum = 1000)]
+    steps: u32,
+    /// How codes go from one to the next.
+    #[param(inline)]
+    way: Way,
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+impl Default for InterpolateQuery {
+    fn default() -> Self {
+        Self { dataset: None, rows: None, x: Vec::new(), steps: STEPS, way: Way::Linear, format: None }
+    }
+}
+
+/// The way between rows that are an NPY body; in a JSON body this stands beside the rows.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct InterpolateOptions {
+    /// With an NPY body: as `steps` of the JSON body.
+    #[param(minimum = 2, maximum = 1000)]
+    steps: u32,
+    /// With an NPY body: as `way` of the JSON body.
+    #[param(inline)]
+    way: Way,
+    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    #[param(inline)]
+    format: Option<Form>,
+}
+
+impl Default for InterpolateOptions {
+    fn default() -> Self {
+        Self { steps: STEPS, way: Way::Linear, format: None }
+    }
+}
+
+/// Rows of a body, and the way between them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InterpolateBody {
+    /// Two rows or more: the way goes from each to the next.
+    rows: Vec<RowInput>,
+    /// Rows that are given for each way, both ends among them. 8 when left out.
+    #[serde(default = "steps")]
+    #[schema(minimum = 2, maximum = 1000)]
+    steps: u32,
+    /// How codes go from one to the next.
+    #[serde(default)]
+    way: Way,
+}
+
+fn steps() -> u32 {
+    STEPS
+}
+
+impl PostedRows for InterpolateBody {
+    type Options = InterpolateOptions;
+
+    fn split(self) -> (Vec<RowInput>, InterpolateOptions) {
+        (self.rows, InterpolateOptions { steps: self.steps, way: self.way, format: None })
+    }
+
+    fn format(options: &InterpolateOptions) -> Option<Form> {
+        options.format
+    }
+}
+
+/// Rows on a way.
+#[derive(Serialize, ToSchema)]
+pub struct WayView<'a> {
+    /// The rows, in the user's units; each way after the other.
+    #[schema(value_type = Vec<Vec<f32>>)]
+    rows: Matrix<'a>,
+    /// Their codes.
+    #[schema(value_type = Vec<Vec<f32>>)]
+    codes: Matrix<'a>,
+}
+
+impl IntoResponses for WayView<'_> {
+    fn responses() -> Documented {
+        answers::documented_rows("WayView", "Rows on the way, and their codes")
+    }
+}
+
+/// Go from row to row of a dataset, or of small inline ones, through the code.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}/interpolate",
+    tag = "inference",
+    params(ModelInPath, InterpolateQuery),
+    responses(WayView, Problem)
+)]
+pub async fn get_interpolate(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    Query(query): Query<InterpolateQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let InterpolateQuery { dataset, rows, x, steps, way, format } = query;
+    let asked = Asked::of(app, id, format, &headers).await?;
+    let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
+    interpolate(&asked, rows, &InterpolateOptions { steps, way, format }, QUERY).await
+}
+
+/// Go from row to row through the code: the rows whose codes lie evenly between those of each and the next.
+#[utoipa::path(
+    post, path = "/v1/models/{id}/interpolate", tag = "inference", params(ModelInPath, InterpolateOptions),
+    request_body(content((InterpolateBody = "application/json"), (Vec<u8> = "application/x-npy"))),
+    responses(WayView, Problem)
+)]
+pub async fn post_interpolate(
+    State(app): State<App>,
+    Id(id): Id<ModelId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Posted { asked, values, options, place } = posted::<InterpolateBody>(app, id, request).await?;
+    interpolate(&asked, values, &options, place).await
+}
+
+async fn interpolate(
+    asked: &Asked,
+    rows: Vec<f32>,
+    options: &InterpolateOptions,
+    place: Place,
+) -> Result<Response, ApiError> {
+    let (count, latent, steps) = (rows.len() / asked.width(), asked.latent(), options.steps as usize);
+    let mut faults = Faults::new();
+    if count < 2 {
+        faults.push(format!("{place}rows"), "wrong_length", "is one row; a way takes two or more");
+    }
+    faults.require_within(&format!("{place}steps"), options.steps, 2..=1000);
+    faults.into_result(Code::InvalidRequest)?;
+    Asked::check_answer_size((count - 1) * steps, asked.width().max(latent))?;
+    let Answer { values: codes, .. } = asked.ask(Question::Encode(rows)).await?;
+    let ends: Vec<&[f32]> = codes.chunks_exact(latent).collect();
+    let on_the_way: Vec<f32> = ends
+        .windows(2)
+        .flat_map(|ends| {
+            (0..steps).map(move |step| between(ends[0], ends[1], step as f64 / (steps - 1) as f64, options.way))
+        })
+        .flatten()
+        .collect();
+    let Answer { values, .. } = asked.ask(Question::Decode(on_the_way.clone())).await?;
+    answers::rows(asked, &values, None, |rows| WayView { rows, codes: Matrix::new(&on_the_way, latent) })
+}
+
+/// The code at the share `share` of the way from `from` to `to`.
+fn between(from: &[f32], to: &[f32], share: f64, way: Way) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let lengths = (dot(from, from) * dot(to, to)).sqrt();
+    let angle = if lengths > 0.0 { (dot(from, to) / lengths).clamp(-1.0, 1.0).acos() } else { 0.0 };
+    let (a, b) = match way {
+        // Between like or opposite directions there is no arc, or any.
+        Way::Spherical if angle.sin() > 1e-6 => {
+            (((1.0 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin())
+        }
+        _ => (1.0 - share, share),
+    };
+    from.iter().zip(to).map(|(from, to)| (a * f64::from(*from) + b * f64::from(*to)) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(from: [f32; 2], to: [f32; 2], way: Way, middle: [f32; 2]) {
+        let found = between(&from, &to, 0.5, way);
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(&found, &middle), "{found:?}");
+        assert!(close(&between(&from, &to, 0.0, way), &from) && close(&between(&from, &to, 1.0, way), &to));
+    }
+
+    #[test]
+    fn an_arc_keeps_its_length_and_a_line_does_not() {
+        check([2.0, 0.0], [0.0, 2.0], Way::Linear, [1.0, 1.0]);
+        check([2.0, 0.0], [0.0, 2.0], Way::Spherical, [2_f32.sqrt(), 2_f32.sqrt()]);
+        // Where there is no arc it is a line.
+        check([1.0, 1.0], [3.0, 3.0], Way::Spherical, [2.0, 2.0]);
+        check([0.0, 0.0], [1.0, 3.0], Way::Spherical, [0.5, 1.5]);
+    }
+}
