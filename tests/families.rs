@@ -26,7 +26,7 @@ use latente::training::artifact::{Draw, ModelHeader, TrainedModel};
 use latente::training::batches::Batches;
 use latente::training::checkpoint::Checkpoint;
 use latente::training::observer::{Observer, Report};
-use latente::training::optimizer::Adam;
+use latente::training::optimizer::Optimizer;
 use latente::training::presets::{Rows, presets};
 use latente::training::scoring::Measure;
 use latente::training::spec::TrainSpec;
@@ -202,13 +202,13 @@ fn the_loss_falls_on_eight_rows() {
         let batches = Batches::fit(&digits.rows, &digits.schema, &spec, &rows, Device::Cpu);
         let header = ModelHeader::new(&spec, &digits.schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(Device::Cpu, None);
-        let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
+        let mut optimizer = Optimizer::new(&spec.training.optimizer, &built.parameters);
         let batch = batches.batch(&rows, &Noise::new(1, Purpose::Binarize, 0, Device::Cpu));
         let mut losses = Vec::new();
         for number in 0..300 {
             let noise = Noise::new(1, Purpose::Training, number, Device::Cpu);
             let mut whole = 0.0;
-            adam.begin_step();
+            optimizer.begin_step();
             for (index, turn) in built.network.turns().iter().enumerate() {
                 let step =
                     Step { turn: index, train_rows: 8.0, labels: batch.labels.as_ref(), ..Step::training(&noise) };
@@ -219,7 +219,7 @@ fn the_loss_falls_on_eight_rows() {
                 assert!(part.count() > 0, "{} moves nothing", turn.name);
                 let gradient = built.parameters.gradient(&loss.total, &part);
                 assert_eq!(gradient.size(), [part.count()]);
-                adam.step(&mut built.parameters, &gradient, &part, turn.rate);
+                optimizer.step(&mut built.parameters, &gradient, &part, turn.rate);
             }
             losses.push(whole);
         }
@@ -352,7 +352,7 @@ fn validation_picks_the_epoch_that_is_kept() {
     every(|model| {
         let spec = digits.spec(model, |spec| {
             spec.training.epochs = 30;
-            spec.training.optimizer.lr = 0.01;
+            spec.training.optimizer.lr = Some(0.01);
             spec.training.early_stopping.patience = 3;
         });
         let (finished, watcher) = digits.finish(&spec);
@@ -380,7 +380,7 @@ fn divergence_stops_keeps_the_best_epoch_and_says_why() {
     let digits = Digits::read();
     every(|model| {
         let hot = digits.spec(model.clone(), |spec| {
-            spec.training.optimizer.lr = 100.0;
+            spec.training.optimizer.lr = Some(100.0);
             spec.training.epochs = 200;
             spec.training.early_stopping.patience = 0;
             spec.likelihood.kind = LikelihoodKind::Gaussian;
@@ -413,7 +413,7 @@ fn a_run_without_validation_that_diverges_keeps_the_last_whole_epoch() {
     let (mut kept, mut failed) = (0, 0);
     for lr in [0.5, 3.0, 10.0, 30.0, 100.0] {
         let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
-            spec.training.optimizer.lr = lr;
+            spec.training.optimizer.lr = Some(lr);
             spec.training.epochs = 400;
             spec.split.validation = 0.0;
             spec.likelihood.kind = LikelihoodKind::Gaussian;
@@ -474,8 +474,8 @@ fn an_overflow_is_seen_in_the_step_it_happens() {
     let digits = Digits::read();
     // A loss beyond 32 bits from the first step on: nothing can be kept.
     let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
-        spec.training.optimizer.lr = 100.0;
-        spec.training.optimizer.epsilon = f64::MIN_POSITIVE;
+        spec.training.optimizer.lr = Some(100.0);
+        spec.training.optimizer.epsilon = Some(f64::MIN_POSITIVE);
         spec.network.hidden = Some(vec![64; 12]);
         spec.training.epochs = 50;
         spec.split.validation = 0.0;
@@ -510,7 +510,7 @@ fn principal_components_are_those_of_an_independent_reckoning() {
     let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
         spec.network.hidden = Some(vec![]);
         spec.training.epochs = 1500;
-        spec.training.optimizer.lr = 0.005;
+        spec.training.optimizer.lr = Some(0.005);
         spec.split.validation = 0.0;
     });
     let (finished, _) = digits.finish(&spec);
@@ -551,8 +551,8 @@ fn specs_refuse_what_the_data_cannot_be() {
     check(&|spec| spec.network.hidden = Some(vec![1_000_000_000]), "/network/hidden/0");
     check(&|spec| spec.network.hidden = Some(vec![65_536, 65_536]), "/network/hidden");
     check(&|spec| spec.training.batch_size = Some(0), "/training/batch_size");
-    check(&|spec| spec.training.optimizer.lr = f64::NAN, "/training/optimizer/lr");
-    check(&|spec| spec.training.optimizer.lr = 0.0, "/training/optimizer/lr");
+    check(&|spec| spec.training.optimizer.lr = Some(f64::NAN), "/training/optimizer/lr");
+    check(&|spec| spec.training.optimizer.lr = Some(0.0), "/training/optimizer/lr");
     check(&|spec| spec.training.epochs = 0, "/training/epochs");
     check(&|spec| spec.split.validation = 1.0, "/split/validation");
     check(&|spec| spec.network.dropout = f64::INFINITY, "/network/dropout");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::{Bundle, BundleError, flat};
 use super::device::Fingerprint;
 use super::optimizer::OptimizerState;
+use super::schedule::Plateau;
 use super::stopping::Best;
 use super::sums::Sums;
 use crate::models::parameters::Snapshot;
@@ -36,6 +37,9 @@ pub struct RunState {
     pub sums: Sums,
     /// The best epoch.
     pub best: Best,
+    /// What the schedule remembers of the losses of epochs.
+    #[serde(default)]
+    pub plateau: Plateau,
     /// What must be equal for the bytes to be equal.
     pub fingerprint: Fingerprint,
 }
@@ -89,9 +93,10 @@ impl Checkpoint {
             Ok(trained) => Some(Snapshot { trained, buffers: bundle.take("best.buffers")? }),
             Err(_) => None,
         };
-        let lengths =
-            [first.len(), second.len(), best.as_ref().map_or(current.trained.len(), |best| best.trained.len())];
-        if lengths.iter().any(|length| *length != current.trained.len()) {
+        let whole = current.trained.len();
+        // An optimizer may do without a memory.
+        let memories = [&first, &second].into_iter().all(|memory| [0, whole].contains(&memory.len()));
+        if !memories || best.as_ref().is_some_and(|best| best.trained.len() != whole) {
             return Err(BundleError::Content("the parts of the checkpoint have different lengths".to_owned()));
         }
         let optimizer = OptimizerState { steps: header.optimizer_steps, first, second };
@@ -114,6 +119,7 @@ mod tests {
                 step: 17,
                 sums,
                 best: Best { epoch: 3, loss: Some(0.1_f64.sqrt()), stale: 1 },
+                plateau: Plateau::default(),
                 fingerprint: Fingerprint::here(Device::Cpu),
             },
             current: snapshot(1.0),

@@ -17,10 +17,12 @@ pub mod observer;
 pub mod optimizer;
 pub mod presets;
 pub mod pretraining;
+pub mod schedule;
 pub mod scoring;
 pub mod spec;
 pub mod stopping;
 mod sums;
+mod update_rules;
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,8 @@ use checkpoint::{Checkpoint, RunState};
 use device::Fingerprint;
 use evaluation::Subject;
 use observer::{Observer, Report, Started};
-use optimizer::Adam;
+use optimizer::Optimizer;
+use schedule::{Plateau, Position};
 use scoring::{CALIBRATION_ROWS, Calibration};
 use spec::TrainSpec;
 use stopping::{Best, StopFlag};
@@ -140,7 +143,8 @@ struct Run<'a> {
     built: BuiltNetwork,
     /// The parameters that move in each turn.
     parts: Vec<Part>,
-    adam: Adam,
+    optimizer: Optimizer,
+    plateau: Plateau,
     epoch: u32,
     step: u64,
     sums: Sums,
@@ -163,12 +167,13 @@ impl<'a> Run<'a> {
         let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(device, Some(&batches.means(&split.train)));
         let parts = built.network.turns().iter().map(|turn| built.parameters.part(turn.moves)).collect();
-        let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
+        let mut optimizer = Optimizer::new(&spec.training.optimizer, &built.parameters);
         let mut state = RunState {
             epoch: 0,
             step: 0,
             sums: Sums::default(),
             best: Best::default(),
+            plateau: Plateau::default(),
             fingerprint: Fingerprint::here(device),
         };
         let mut best_weights = None;
@@ -180,7 +185,7 @@ impl<'a> Run<'a> {
                 )));
             }
             built.parameters.restore(&checkpoint.current)?;
-            adam.restore(&checkpoint.optimizer);
+            optimizer.restore(&checkpoint.optimizer)?;
             best_weights = checkpoint.best;
             state = checkpoint.state;
         }
@@ -193,7 +198,7 @@ impl<'a> Run<'a> {
             from_epoch: state.epoch,
             from_step: state.step,
         }));
-        let RunState { epoch, step, sums, best, .. } = state;
+        let RunState { epoch, step, sums, best, plateau, .. } = state;
         let (last_checkpoint, speed) = (Instant::now(), Speed::new());
         Ok(Self {
             spec,
@@ -203,7 +208,8 @@ impl<'a> Run<'a> {
             header,
             built,
             parts,
-            adam,
+            optimizer,
+            plateau,
             epoch,
             step,
             sums,
@@ -267,7 +273,10 @@ impl<'a> Run<'a> {
         }
         let mut metrics = self.sums.metrics(if layer.is_some() { "pretraining" } else { "train" });
         metrics.extend(self.sums.gradient_norm());
+        let last = self.optimizer.lr() * self.share(steps, steps - 1);
+        metrics.extend(Metric::finite("train/learning_rate", last));
         if layer.is_none() {
+            let mut judged = self.sums.loss();
             let rows = if self.split.validation.is_empty() { &self.split.train } else { &self.split.validation };
             metrics.extend(evaluation::code(self.subject(), rows).metrics(false));
             if !self.split.validation.is_empty() {
@@ -276,6 +285,7 @@ impl<'a> Run<'a> {
                 if !loss.is_finite() {
                     return self.diverged("the validation loss", observer);
                 }
+                judged = Some(loss);
                 metrics.extend(sums.metrics("validation"));
                 metrics.extend(self.label_metrics("validation", &self.split.validation));
                 if self.validation_judges()
@@ -283,6 +293,9 @@ impl<'a> Run<'a> {
                 {
                     self.best_weights = Some(self.built.parameters.snapshot());
                 }
+            }
+            if let Some(loss) = judged {
+                self.plateau.note(loss, &self.spec.training.optimizer.schedule);
             }
             if !self.validation_judges() {
                 // Nothing picks an epoch then: the last whole one is what is kept, should the next diverge.
@@ -293,7 +306,7 @@ impl<'a> Run<'a> {
         self.step = 0;
         if layer.is_some() && self.layer() != layer {
             // The next layer starts afresh, and so does the training of all.
-            self.adam.reset();
+            self.optimizer.reset();
         }
         observer.observe(Report::Progress(self.progress(steps)));
         self.sums = Sums::default();
@@ -302,6 +315,18 @@ impl<'a> Run<'a> {
             self.checkpoint(observer);
         }
         Ok(Epoch::Done)
+    }
+
+    /// The share of the learning rate in a step of the epoch under way. Layers that are trained by themselves have all of it.
+    fn share(&self, steps: u64, step: u64) -> f64 {
+        let spec = &self.spec.training;
+        let Some(done) = self.epoch.checked_sub(self.spec.pretraining_epochs()) else { return 1.0 };
+        let at = Position {
+            step: u64::from(done) * steps + step,
+            epoch_steps: steps,
+            steps: u64::from(spec.epochs) * steps,
+        };
+        schedule::share(&spec.optimizer.schedule, spec.optimizer.warmup, &self.plateau, at)
     }
 
     /// One step, in which every player moves; says what was not finite, if something was. Whoever had its turn before has
@@ -318,15 +343,14 @@ impl<'a> Run<'a> {
         let Batch { x, labels } = self.batches.batch(rows, &draws);
         let noise = Noise::new(self.spec.training.seed, Purpose::Training, number, self.device);
         let done = self.epoch.saturating_sub(self.spec.pretraining_epochs());
-        let schedule = self.spec.training.optimizer.schedule;
-        let share = schedule.share(u64::from(done) * steps + self.step, u64::from(self.spec.training.epochs) * steps);
+        let share = self.share(steps, self.step);
         let step = Step {
             epoch: f64::from(done) + self.step as f64 / steps as f64,
             train_rows: self.split.train.len() as f64,
             labels: labels.as_ref(),
             ..Step::training(&noise)
         };
-        self.adam.begin_step();
+        self.optimizer.begin_step();
         let mut moved = Moved::default();
         if let Some(layer) = layer {
             let masking = self.spec.training.pretraining.as_ref().map_or(0.0, |pretraining| pretraining.masking);
@@ -373,10 +397,15 @@ impl<'a> Run<'a> {
             return Err("the gradient".to_owned());
         }
         moved.norm = moved.norm.hypot(norm);
-        if let Some(most) = spec.clip_norm.filter(|most| norm > *most) {
-            gradient *= most / norm;
+        let mut left = norm;
+        if let Some(most) = spec.clip_value {
+            let _ = gradient.clamp_(-most, most);
+            left = gradient.norm().double_value(&[]);
         }
-        self.adam.step(&mut self.built.parameters, &gradient, part, rate);
+        if let Some(most) = spec.clip_norm.filter(|most| left > *most) {
+            gradient *= most / left;
+        }
+        self.optimizer.step(&mut self.built.parameters, &gradient, part, rate);
         Ok(())
     }
 
@@ -424,11 +453,12 @@ impl<'a> Run<'a> {
                 step: self.step,
                 sums: self.sums.clone(),
                 best: self.best.clone(),
+                plateau: self.plateau.clone(),
                 fingerprint: Fingerprint::here(self.device),
             },
             current: self.built.parameters.snapshot(),
             best: self.best_weights.clone(),
-            optimizer: self.adam.state(),
+            optimizer: self.optimizer.state(),
         };
         observer.observe(Report::Checkpoint(&checkpoint));
     }

@@ -86,6 +86,11 @@ pub struct TrainingSpec {
     /// The gradient is shortened to this norm when it is longer. No limit when it is left out.
     #[schema(exclusive_minimum = 0.0)]
     pub clip_norm: Option<f64>,
+    /// Every number of the gradient is held between this and its negative, before `clip_norm` looks at it. No limit when it is
+    /// left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0.0)]
+    pub clip_value: Option<f64>,
     /// Penalty on the weights of all layers: this many nats for each unit of their absolute values.
     #[schema(minimum = 0.0, maximum = 1000.0)]
     pub weight_l1: f64,
@@ -111,6 +116,7 @@ impl Default for TrainingSpec {
             batch_size: None,
             optimizer: OptimizerSpec::default(),
             clip_norm: None,
+            clip_value: None,
             weight_l1: 0.0,
             weight_l2: 0.0,
             binarize: Binarize::Off,
@@ -203,6 +209,9 @@ impl TrainSpec {
         if let Some(norm) = training.clip_norm {
             faults.require_within("/training/clip_norm", norm, f64::MIN_POSITIVE..=1e12);
         }
+        if let Some(value) = training.clip_value {
+            faults.require_within("/training/clip_value", value, f64::MIN_POSITIVE..=1e12);
+        }
         training.optimizer.check(faults);
         training.early_stopping.check(faults);
         faults.require_within("/evaluation/importance_samples", self.evaluation.importance_samples, 0..=10_000);
@@ -283,6 +292,7 @@ impl TrainSpec {
         self.name = self.name.take().map(|name| name.trim().to_owned());
         self.network.settle(schema.features().len());
         likelihoods::settle(self, schema);
+        self.training.optimizer.settle();
         if self.scaling == ScalingSpec::Auto {
             let unit = self.likelihood.kind.is_unit() || schema.image.is_some();
             self.scaling = if unit { ScalingSpec::Minmax } else { ScalingSpec::Standard };

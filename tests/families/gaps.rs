@@ -110,13 +110,13 @@ fn the_loss_falls_on_rows_with_gaps_and_its_gradient_is_finite() {
         let batches = Batches::fit(&digits.rows, &digits.schema, &spec, &rows, Device::Cpu);
         let header = ModelHeader::new(&spec, &digits.schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(Device::Cpu, Some(&batches.means(&rows)));
-        let mut adam = Adam::new(&spec.training.optimizer, &built.parameters);
+        let mut optimizer = Optimizer::new(&spec.training.optimizer, &built.parameters);
         let batch = batches.batch(&rows, &Noise::new(1, Purpose::Binarize, 0, Device::Cpu));
         let mut losses = Vec::new();
         for number in 0..300 {
             let noise = Noise::new(1, Purpose::Training, number, Device::Cpu);
             let mut whole = 0.0;
-            adam.begin_step();
+            optimizer.begin_step();
             for (index, turn) in built.network.turns().iter().enumerate() {
                 let step =
                     Step { turn: index, train_rows: 8.0, labels: batch.labels.as_ref(), ..Step::training(&noise) };
@@ -125,7 +125,7 @@ fn the_loss_falls_on_rows_with_gaps_and_its_gradient_is_finite() {
                 let part = built.parameters.part(turn.moves);
                 let gradient = built.parameters.gradient(&loss.total, &part);
                 assert!(finite(&values(&gradient)), "{family}: {} in step {number}", turn.name);
-                adam.step(&mut built.parameters, &gradient, &part, turn.rate);
+                optimizer.step(&mut built.parameters, &gradient, &part, turn.rate);
             }
             losses.push(whole);
         }

@@ -119,7 +119,7 @@ impl Table {
         spec.network.hidden = Some(vec![24]);
         spec.training.epochs = 40;
         spec.training.batch_size = Some(32);
-        spec.training.optimizer.lr = 0.005;
+        spec.training.optimizer.lr = Some(0.005);
         spec.likelihood = serde_json::from_value(json!({"kind": "auto", "columns": {
             "count": "poisson", "class": "categorical", "grade": "ordinal", "shade": "discretized_logistic"
         }}))
