@@ -85,6 +85,7 @@ impl JobView {
             JobStatus::Running if live.is_none() => "starting",
             JobStatus::Running => "training",
             JobStatus::Cancelling => "stopping",
+            JobStatus::Paused => "paused",
             JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => "done",
         };
         Self {
