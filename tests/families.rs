@@ -28,6 +28,7 @@ use latente::training::checkpoint::Checkpoint;
 use latente::training::observer::{Observer, Report};
 use latente::training::optimizer::Adam;
 use latente::training::presets::{Rows, presets};
+use latente::training::scoring::Measure;
 use latente::training::spec::TrainSpec;
 use latente::training::stopping::StopFlag;
 use latente::training::{Assignment, Finished, Outcome, TrainError, train};
@@ -312,6 +313,19 @@ fn answers_have_the_right_shapes_and_a_batch_answers_like_single_rows() {
             for (index, row) in rows.chunks(64).enumerate() {
                 close(&trained.encode(row).0, &codes[index * latent..(index + 1) * latent], 1e-4);
                 close(&trained.reconstruct(row).0, &restored[index * 64..(index + 1) * 64], 1e-3);
+            }
+            let calibration = trained.header.calibration.as_ref().unwrap();
+            let samples = if model.has_density() { 8 } else { 0 };
+            let scores = trained.scores(&rows, samples, 1, true).unwrap();
+            close(&scores.errors, &errors, 1e-5);
+            assert_eq!(trained.scores(&rows, 1, 1, false).is_some(), model.has_density());
+            for (row, (nats, shares)) in
+                scores.reconstruction.iter().zip(scores.contributions.unwrap().chunks(64)).enumerate()
+            {
+                let sum: f32 = shares.iter().sum();
+                assert!((nats - sum).abs() < 1e-3 * sum.abs().max(1.0), "{nats} is not {sum}");
+                let share = calibration.probability(Measure::Reconstruction, *nats).unwrap();
+                assert!(share > 0.0 && share < 1.0, "row {row}: {share}");
             }
             let drawn = trained.sample(&Draw { count: 7, seed: 1, temperature: 1.0, chain_steps: 3, drawn: false });
             assert_eq!(drawn.len(), 7 * 64);

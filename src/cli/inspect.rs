@@ -1,5 +1,8 @@
 //! Says what is in a file, without a server: the same reading that an upload gets.
 
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+
 use clap::Args;
 
 use super::file::FileArgs;
@@ -19,6 +22,15 @@ pub(super) struct Inspect {
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        match print(&self.report()?) {
+            // Whoever read it has seen enough: `latente inspect FILE | head`.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// All that is said.
+    fn report(&self) -> anyhow::Result<String> {
         let scratch = tempfile::tempdir()?;
         let target = scratch.path().join("rows.f32");
         let ingested = self.file.read(&target)?;
@@ -29,33 +41,41 @@ impl Inspect {
             let whole = serde_json::json!({
                 "format": ingested.format, "rows": ingested.rows, "schema": schema, "profile": summary
             });
-            println!("{}", serde_json::to_string_pretty(&whole)?);
-            return Ok(());
+            return Ok(serde_json::to_string_pretty(&whole)? + "\n");
         }
         let image = schema.image.map_or(String::new(), |image| format!(", images of {image}"));
-        println!("{} rows of {} columns{image}", ingested.rows, schema.columns.len());
+        let mut out = String::new();
+        writeln!(out, "{} rows of {} columns{image}", ingested.rows, schema.columns.len())?;
         let wide = schema.columns.iter().map(|column| column.name.chars().count()).max().unwrap_or(0).clamp(6, 40);
         for column in schema.columns.iter().take(COLUMNS_SHOWN) {
-            println!(
+            writeln!(
+                out,
                 "{:<wide$}  {:<8}{:<12}{}",
                 column.name,
                 name_of(&column.role)?,
                 name_of(&column.kind)?,
                 described(column)
-            );
+            )?;
         }
         if schema.columns.len() > COLUMNS_SHOWN {
-            println!("… and {} more; --json tells all", schema.columns.len() - COLUMNS_SHOWN);
+            writeln!(out, "… and {} more; --json tells all", schema.columns.len() - COLUMNS_SHOWN)?;
         }
         for warning in &summary.warnings {
-            println!(
+            writeln!(
+                out,
                 "mind: {}{}",
                 warning.column.as_deref().map_or(String::new(), |name| format!("{name}: ")),
                 warning.detail
-            );
+            )?;
         }
-        Ok(())
+        Ok(out)
     }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Columns of the table on the terminal.

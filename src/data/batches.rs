@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::DataError;
 use super::rows;
-use super::sink::{Field, Holds, Sink};
+use super::sink::{Cells, Field, Holds, Sink};
 use super::text::refuse;
 use crate::domain::limits::{COLUMN_NAME_CHARS, LEVELS, TEXT_CELL_BYTES};
 use crate::domain::refusal::{Code, Faults};
@@ -120,7 +120,7 @@ impl Columns {
                     continue;
                 };
                 if let Some(texts) = Texts::of(array) {
-                    block.push(Cells::Texts(texts));
+                    block.push(Cells::Texts(Box::new(move |row| texts.get(row).map(cut))));
                     continue;
                 }
                 let mut numbers = Vec::with_capacity(rows);
@@ -130,21 +130,9 @@ impl Columns {
                 }
                 block.push(Cells::Numbers(numbers));
             }
-            for row in 0..rows {
-                for cells in &block {
-                    match cells {
-                        Cells::Skipped => sink.missing(),
-                        Cells::Numbers(numbers) => sink.number(numbers[row]),
-                        Cells::Texts(texts) => match texts.get(row) {
-                            Some(text) => sink.text(cut(text).as_bytes()),
-                            None => sink.missing(),
-                        },
-                    }
-                }
-                sink.end_row()?;
-                if sink.is_full() {
-                    return Ok(());
-                }
+            sink.rows(rows, &block)?;
+            if sink.is_full() {
+                return Ok(());
             }
         }
         Ok(())
@@ -230,13 +218,6 @@ fn rounded(data_type: &DataType) -> &'static str {
 /// A text as far as it is looked at.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_CELL_BYTES)]
-}
-
-/// The cells of one column in a block of rows.
-enum Cells<'a> {
-    Skipped,
-    Numbers(Vec<f64>),
-    Texts(Texts<'a>),
 }
 
 enum Texts<'a> {

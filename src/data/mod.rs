@@ -17,6 +17,7 @@ mod headings;
 mod idx;
 mod images;
 mod jsonl;
+mod levels;
 pub mod npy;
 mod npz;
 mod parquet;

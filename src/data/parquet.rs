@@ -5,13 +5,13 @@
 //! views into its pages, because a dictionary makes a few bytes stand for as many long texts as it likes. Of the Arrow schema
 //! that some writers leave in the file nothing is used, so that a category is told by its texts.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use arrow_schema::{DataType, Schema, SchemaRef};
-use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, Type};
@@ -32,7 +32,11 @@ const ENCRYPTED: &[u8; 4] = b"PARE";
 const TRAILER: usize = 8;
 /// Rows and cells of a batch.
 const BATCH_ROWS: usize = 8_192;
-const BATCH_CELLS: usize = 1 << 20;
+const BATCH_CELLS: usize = 1 << 17;
+/// Bytes of the pages that a batch spans.
+const BATCH_BYTES: usize = 4 << 20;
+/// Batches that wait to be fed.
+const BATCHES: usize = 16;
 /// Bytes of a value that is no string: the widest decimal has 32.
 const VALUE_BYTES: i32 = 32;
 /// A byte of LZ4 stands for at most so many.
@@ -47,16 +51,16 @@ pub(super) fn begins(start: &[u8]) -> bool {
 }
 
 pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
-    let file = mapped(source)?;
-    guarded("Parquet", sink, |sink| read_table(file, sink))
+    guarded("Parquet", sink, |sink| read_table(source, sink))
 }
 
 fn broken(why: impl std::fmt::Display) -> DataError {
     batches::broken("Parquet", why)
 }
 
-fn read_table(file: Bytes, sink: &mut Sink<'_>) -> Result<(), DataError> {
-    check_footer(&file)?;
+fn read_table(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
+    check_footer(&mapped(source)?)?;
+    let file = File::open(source)?;
     let options =
         || ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(PageIndexPolicy::Skip);
     let plain = ArrowReaderMetadata::load(&file, options()).map_err(broken)?;
@@ -66,15 +70,16 @@ fn read_table(file: Bytes, sink: &mut Sink<'_>) -> Result<(), DataError> {
     let wanted = columns.wanted();
     let width = wanted.len().max(1);
     let mask = ProjectionMask::roots(table.parquet_schema(), wanted);
-    let check = Check { file: &file, most_bytes: sink.most_bytes };
-    check.table(&table, &mask)?;
-    let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), table)
+    let check = Check { source, most_bytes: sink.most_bytes };
+    let row_bytes = check.table(&table, &mask)?;
+    let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, table)
         .with_projection(mask)
-        .with_batch_size((BATCH_CELLS / width).clamp(1, BATCH_ROWS))
+        .with_batch_size((BATCH_CELLS / width).min(BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS))
         .build()
         .map_err(broken)?;
-    // Decoded on a thread of its own while the batch before is fed. Its panic is that of the scope.
-    let (decoded, to_feed) = sync_channel(1);
+    // Decoded on a thread of its own while those before are fed. Some take long, because pages end in all columns at
+    // about the same row. Its panic is that of the scope.
+    let (decoded, to_feed) = sync_channel(BATCHES);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for batch in batches {
@@ -122,19 +127,28 @@ fn check_footer(file: &[u8]) -> Result<(), DataError> {
     }
 }
 
+/// What the pages of a column need.
+struct Pages {
+    /// Bytes that are held while it is read: one page and the dictionary.
+    held: u64,
+    /// Most bytes of a page for each of its values.
+    row_bytes: u64,
+}
+
 /// Compares what a file declares with what there is.
 struct Check<'a> {
-    file: &'a [u8],
+    source: &'a Path,
     most_bytes: u64,
 }
 
 impl Check<'_> {
-    fn table(&self, table: &ArrowReaderMetadata, mask: &ProjectionMask) -> Result<(), DataError> {
-        let mut rows = 0_u64;
+    /// Answers the most bytes that the pages of any row have for it.
+    fn table(&self, table: &ArrowReaderMetadata, mask: &ProjectionMask) -> Result<usize, DataError> {
+        let (mut rows, mut heaviest) = (0_u64, 0_u64);
         for (group, row_group) in table.metadata().row_groups().iter().enumerate() {
             let count = u64::try_from(row_group.num_rows()).map_err(|_| broken("a row group has no number of rows"))?;
             rows = rows.saturating_add(count);
-            let mut held = 0_u64;
+            let (mut held, mut row_bytes) = (0_u64, 0_u64);
             for (leaf, column) in row_group.columns().iter().enumerate() {
                 if !mask.leaf_included(leaf) {
                     continue;
@@ -144,8 +158,11 @@ impl Check<'_> {
                     let detail = format!("{}: {} values are declared for {count} rows", name(), column.num_values());
                     return Err(refuse(&format!("/columns/{leaf}"), "wrong_length", detail));
                 }
-                held = held.saturating_add(self.column(column, &name)?);
+                let pages = self.column(column, &name)?;
+                held = held.saturating_add(pages.held);
+                row_bytes = row_bytes.saturating_add(pages.row_bytes);
             }
+            heaviest = heaviest.max(row_bytes);
             if held > TABLE_BYTES {
                 let detail = format!(
                     "row group {group} of the Parquet file would take more than {TABLE_BYTES} bytes of memory, with one page of each column; write it with smaller pages or row groups"
@@ -157,11 +174,11 @@ impl Check<'_> {
         if rows.saturating_mul(4) > self.most_bytes {
             return Err(too_large(self.most_bytes).into());
         }
-        Ok(())
+        Ok(usize::try_from(heaviest).unwrap_or(usize::MAX))
     }
 
-    /// Looks at the pages of a column. Answers the bytes that are held while it is read.
-    fn column(&self, column: &ColumnChunkMetaData, name: &dyn Fn() -> String) -> Result<u64, DataError> {
+    /// Looks at the pages of a column.
+    fn column(&self, column: &ColumnChunkMetaData, name: &dyn Fn() -> String) -> Result<Pages, DataError> {
         if column.file_path().is_some() {
             return Err(broken(format!("{} is said to lie in another file", name())));
         }
@@ -177,19 +194,18 @@ impl Check<'_> {
             return Err(broken(format!("{} has no place in the file", name())));
         }
         let (start, length) = column.byte_range();
-        let end = start.checked_add(length).filter(|end| *end <= self.file.len() as u64);
+        // A map for every column: what was looked at of the others is no longer held.
+        let file = mapped(self.source)?;
+        let end = start.checked_add(length).filter(|end| *end <= file.len() as u64);
         let end = end.ok_or_else(|| {
-            let detail = format!(
-                "{} is said to lie at byte {start} with {length} bytes; the file has {}",
-                name(),
-                self.file.len()
-            );
+            let detail =
+                format!("{} is said to lie at byte {start} with {length} bytes; the file has {}", name(), file.len());
             refuse("/", "wrong_length", detail)
         })?;
         let (mut at, end) = (start as usize, end as usize);
-        let (mut values, mut widest, mut dictionary) = (0_u64, 0_u64, 0_u64);
+        let (mut values, mut widest, mut dictionary, mut row_bytes) = (0_u64, 0_u64, 0_u64, 0_u64);
         while at < end {
-            let rest = &self.file[at..end];
+            let rest = &file[at..end];
             let page = thrift::page(rest).ok_or_else(|| broken(format!("{}: a page has no header", name())))?;
             let stored =
                 usize::try_from(page.stored_bytes).ok().and_then(|bytes| rest.get(page.header_bytes..)?.get(..bytes));
@@ -238,13 +254,14 @@ impl Check<'_> {
                 }
                 values += count;
                 widest = widest.max(held);
+                row_bytes = row_bytes.max(held / count.max(1));
             }
         }
         if i64::try_from(values) != Ok(column.num_values()) {
             let detail = format!("{}: its pages hold {values} values; {} are declared", name(), column.num_values());
             return Err(refuse("/", "wrong_length", detail));
         }
-        Ok(widest.saturating_add(dictionary))
+        Ok(Pages { held: widest.saturating_add(dictionary), row_bytes })
     }
 
     /// Some codecs write on until their data ends, whatever the page declares: these pages are counted first.
@@ -454,6 +471,33 @@ mod tests {
             assert_eq!(refused(&bytes, &IngestSpec::default()).1, "broken_file");
             assert!(peak_bytes() - before < 16 << 20, "{} bytes more", peak_bytes() - before);
         }
+    }
+
+    #[test]
+    fn many_pages_of_long_texts_are_not_held_together() {
+        // 800 texts of 1 MiB, which differ: 800 MB of plain pages in some hundred kilobytes.
+        let text = |row: usize| format!("{row:08}{}", "x".repeat(1 << 20));
+        let properties = plain()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_enabled(false)
+            .set_data_page_row_count_limit(4)
+            .set_write_batch_size(4)
+            .build();
+        let of = |from: usize| {
+            let texts: StringArray = (from..from + 40).map(|row| Some(text(row))).collect();
+            let x = Float32Array::from_iter_values((from..from + 40).map(|row| row as f32));
+            batch(vec![("s", Arc::new(texts)), ("x", Arc::new(x))])
+        };
+        let mut writer = ArrowWriter::try_new(Vec::new(), of(0).schema(), Some(properties)).unwrap();
+        for from in (0..800).step_by(40) {
+            writer.write(&of(from)).unwrap();
+        }
+        let bytes = writer.into_inner().unwrap();
+        assert!(bytes.len() < 1 << 20, "{}", bytes.len());
+        let before = peak_bytes();
+        let (_, rows) = found(&bytes);
+        assert_eq!(rows.len(), 800);
+        assert!(peak_bytes() - before < 150 << 20, "{} bytes more", peak_bytes() - before);
     }
 
     #[test]

@@ -68,14 +68,15 @@ impl RowWriter {
         Ok(Self { block: Vec::with_capacity(BLOCK_VALUES + width), width, rows: 0, bytes: 0, most_bytes, worker })
     }
 
-    pub fn push(&mut self, row: &[f32]) -> Result<(), DataError> {
-        assert_eq!(row.len(), self.width, "a format gives rows of one width; this is a bug");
-        self.bytes += row.len() as u64 * VALUE_BYTES;
+    /// Adds a row, or several at once.
+    pub fn push(&mut self, rows: &[f32]) -> Result<(), DataError> {
+        assert_eq!(rows.len() % self.width, 0, "a format gives rows of one width; this is a bug");
+        self.bytes += rows.len() as u64 * VALUE_BYTES;
         if self.bytes > self.most_bytes {
             return Err(too_large(self.most_bytes).into());
         }
-        self.rows += 1;
-        self.block.extend_from_slice(row);
+        self.rows += (rows.len() / self.width) as u64;
+        self.block.extend_from_slice(rows);
         if self.block.len() >= BLOCK_VALUES { Ok(self.hand_over()?) } else { Ok(()) }
     }
 
@@ -222,23 +223,23 @@ impl ColumnCounter {
     fn count_all(&mut self, values: impl Iterator<Item = f32>) {
         let mut shift = if self.present > 0 { Some(self.mean) } else { None };
         let (mut count, mut sum, mut squares) = (0_u64, 0.0, 0.0);
-        for value in values {
-            if value.is_nan() {
+        for narrow in values {
+            if narrow.is_nan() {
                 self.missing += 1;
                 continue;
             }
             if self.distinct_is_exact {
-                self.tell_apart(value);
+                self.tell_apart(narrow);
             }
-            let value = f64::from(value);
+            let value = f64::from(narrow);
             let apart = value - *shift.get_or_insert(value);
             count += 1;
             sum += apart;
             squares += apart * apart;
             self.minimum = self.minimum.min(value);
             self.maximum = self.maximum.max(value);
-            self.whole &= value.trunc() == value;
-            self.counts_up &= self.last.is_nan() || value == self.last + 1.0;
+            self.whole = self.whole && is_whole(narrow);
+            self.counts_up = self.counts_up && (self.last.is_nan() || value == self.last + 1.0);
             self.last = value;
         }
         let Some(shift) = shift.filter(|_| count > 0) else { return };
@@ -275,6 +276,11 @@ impl ColumnCounter {
             counts_up: self.counts_up && self.present > 1,
         }
     }
+}
+
+/// Whether a number has no fraction. Beyond 2^23 none has room for one.
+fn is_whole(value: f32) -> bool {
+    value.abs() >= 8_388_608.0 || value as i32 as f32 == value
 }
 
 /// A file of the server's own: canonical rows, or an upload that has arrived.

@@ -8,12 +8,11 @@
 //! is written once more, if that changed anything.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::Path;
 
 use super::dataset::{self, Column, Given, Kind, Role, Schema};
+use super::levels::{Levels, Recode, rewrite};
 use super::rows::RowWriter;
 use super::words::Words;
 use super::{DataError, Format, IngestSpec, Ingested, check_image};
@@ -59,6 +58,15 @@ pub(super) fn numbered(count: usize) -> Vec<Field> {
     (0..count).map(|column| Field::new(format!("c{column}"), Holds::Numbers)).collect()
 }
 
+/// The cells of a column in several rows.
+pub(super) enum Cells<'a> {
+    Skipped,
+    /// NaN where one is missing.
+    Numbers(Vec<f64>),
+    /// The text of a row, if it has one.
+    Texts(Box<dyn Fn(usize) -> Option<&'a str> + 'a>),
+}
+
 /// What becomes of the cells of a column.
 enum State {
     /// They are passed over.
@@ -67,58 +75,6 @@ enum State {
     Open,
     Numbers,
     Levels(Levels),
-}
-
-/// The levels of a column, numbered as they come.
-#[derive(Default)]
-struct Levels {
-    numbers: HashMap<Box<str>, u32, foldhash::fast::FixedState>,
-    names: Vec<String>,
-    /// Whether no other may come.
-    closed: bool,
-    /// There are too many: the column is left out at the end.
-    overflows: bool,
-}
-
-impl Levels {
-    fn of(names: &[String]) -> Self {
-        let mut levels = Self { closed: true, ..Self::default() };
-        for name in names {
-            levels.numbers.insert(name.as_str().into(), levels.names.len() as u32);
-            levels.names.push(name.clone());
-        }
-        levels
-    }
-
-    /// Those that were seen so far, in their order; others may come.
-    fn seen(texts: std::collections::HashSet<&str>) -> Self {
-        let mut names: Vec<&str> = texts.into_iter().collect();
-        let fit = names.len() <= LEVELS as usize && names.iter().all(|name| name.chars().count() <= COLUMN_NAME_CHARS);
-        if !fit {
-            return Self::default();
-        }
-        names.sort_by(|a, b| natural(a, b));
-        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-        Self { closed: false, ..Self::of(&names) }
-    }
-
-    /// The number of a level; `None` when it is one that may not be.
-    fn number(&mut self, text: &str) -> Option<f32> {
-        if let Some(number) = self.numbers.get(text) {
-            return Some(*number as f32);
-        }
-        if self.closed {
-            return None;
-        }
-        if self.names.len() >= LEVELS as usize || text.chars().count() > COLUMN_NAME_CHARS {
-            self.overflows = true;
-            return Some(f32::NAN);
-        }
-        let number = self.names.len() as u32;
-        self.numbers.insert(text.into(), number);
-        self.names.push(text.to_owned());
-        Some(number as f32)
-    }
 }
 
 /// A cell that waits for its column to be known.
@@ -153,6 +109,8 @@ pub(super) struct Sink<'a> {
     look: Option<Look>,
     writer: Option<RowWriter>,
     row: Vec<f32>,
+    /// Rows that are taken together.
+    block: Vec<f32>,
     /// The column of the next cell.
     at: usize,
     index: u64,
@@ -179,6 +137,7 @@ impl<'a> Sink<'a> {
             look: None,
             writer: None,
             row: Vec::new(),
+            block: Vec::new(),
             at: 0,
             index: 0,
             line: 0,
@@ -363,6 +322,61 @@ impl<'a> Sink<'a> {
             self.text(cell);
         }
         self.at = self.columns.len();
+    }
+
+    /// The next rows, column by column.
+    pub fn rows(&mut self, count: usize, columns: &[Cells<'_>]) -> Result<(), DataError> {
+        if self.took(count, columns) {
+            self.index += count as u64;
+            return self.writer.as_mut().expect("the look has ended; this is a bug").push(&self.block);
+        }
+        for row in 0..count {
+            for cells in columns {
+                match cells {
+                    Cells::Skipped => self.missing(),
+                    Cells::Numbers(numbers) => self.number(numbers[row]),
+                    Cells::Texts(text) => match text(row) {
+                        Some(text) => self.text(text.as_bytes()),
+                        None => self.missing(),
+                    },
+                }
+            }
+            self.end_row()?;
+            if self.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts rows together in `block`, if every cell is one that is kept as it is: a number, a level that is known, or none.
+    fn took(&mut self, count: usize, columns: &[Cells<'_>]) -> bool {
+        if !self.plain_numbers || !self.faults.is_empty() {
+            return false;
+        }
+        let kept = |state: &&State| !matches!(state, State::Skipped);
+        let width = self.states.iter().filter(kept).count();
+        self.block.clear();
+        self.block.resize(count * width, 0.0);
+        for (place, (cells, state)) in columns.iter().zip(&self.states).filter(|(_, state)| kept(state)).enumerate() {
+            let mut places = self.block[place..].iter_mut().step_by(width);
+            let plain = match (cells, state) {
+                (Cells::Numbers(numbers), State::Numbers) => places.zip(numbers).all(|(place, number)| {
+                    *place = *number as f32;
+                    !place.is_infinite()
+                }),
+                (Cells::Texts(text), State::Levels(levels)) => (0..count).zip(&mut places).all(|(row, place)| {
+                    let level = text(row).map_or(Some(f32::NAN), |text| Some(*levels.numbers.get(text)? as f32));
+                    *place = level.unwrap_or_default();
+                    level.is_some()
+                }),
+                _ => false,
+            };
+            if !plain {
+                return false;
+            }
+        }
+        true
     }
 
     /// The next cell is what no cell of its column may be.
@@ -624,72 +638,4 @@ const NO_NUMBER: &str = "not a number, and the column holds numbers; say kind=CO
 
 fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().take(40).collect()
-}
-
-/// What becomes of a written column.
-enum Recode {
-    Kept,
-    Dropped,
-    /// The new number of each level.
-    Levels(Vec<f32>),
-}
-
-impl Levels {
-    /// Levels in their order, and what that does to what was written.
-    fn in_order(&mut self) -> (Vec<String>, Recode) {
-        let names = std::mem::take(&mut self.names);
-        if self.closed {
-            return (names, Recode::Kept);
-        }
-        let mut order: Vec<usize> = (0..names.len()).collect();
-        order.sort_by(|a, b| natural(&names[*a], &names[*b]));
-        if order.iter().enumerate().all(|(new, old)| new == *old) {
-            return (names, Recode::Kept);
-        }
-        let mut recoded = vec![0.0; names.len()];
-        for (new, old) in order.iter().enumerate() {
-            recoded[*old] = new as f32;
-        }
-        (order.into_iter().map(|old| names[old].clone()).collect(), Recode::Levels(recoded))
-    }
-}
-
-/// Numbers by their value and before texts, texts by their characters.
-fn natural(a: &str, b: &str) -> std::cmp::Ordering {
-    match (a.parse::<f64>(), b.parse::<f64>()) {
-        (Ok(x), Ok(y)) => x.total_cmp(&y),
-        (Ok(_), Err(_)) => std::cmp::Ordering::Less,
-        (Err(_), Ok(_)) => std::cmp::Ordering::Greater,
-        _ => a.cmp(b),
-    }
-}
-
-/// Writes the rows once more, with levels in their order and without dropped columns. Answers the bytes they have.
-fn rewrite(target: &Path, rows: u64, recodes: &[Recode], most_bytes: u64) -> Result<u64, DataError> {
-    let again = target.with_extension("again");
-    // Not through a map: every page of it would stay in memory.
-    let mut file = BufReader::with_capacity(1 << 20, File::open(target)?);
-    let mut old = vec![0.0_f32; recodes.len()];
-    let kept = recodes.iter().filter(|recode| !matches!(recode, Recode::Dropped)).count();
-    let mut writer = RowWriter::plain(&again, kept, most_bytes)?;
-    let mut row = Vec::with_capacity(kept);
-    let written = (0..rows).try_for_each(|_| {
-        file.read_exact(bytemuck::cast_slice_mut(&mut old))?;
-        row.clear();
-        for (value, recode) in old.iter().zip(recodes) {
-            match recode {
-                Recode::Kept => row.push(*value),
-                Recode::Levels(numbers) if !value.is_nan() => row.push(numbers[*value as usize]),
-                Recode::Levels(_) => row.push(f32::NAN),
-                Recode::Dropped => {}
-            }
-        }
-        writer.push(&row)
-    });
-    let outcome = written.and_then(|()| Ok(writer.finish()?));
-    let outcome = outcome.and_then(|written| Ok(std::fs::rename(&again, target).map(|()| written.bytes)?));
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&again);
-    }
-    outcome
 }

@@ -150,3 +150,5 @@ pub const QUEUED_JOBS: u64 = 10_000;
 pub const EVENT_STREAMS: usize = 1_000;
 /// Bytes of one message from a trainer process.
 pub const TRAINER_MESSAGE_BYTES: usize = 8 << 20;
+/// Models whose rows of the database are kept in memory.
+pub const RECENT_MODELS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).expect("it is not zero");

@@ -92,6 +92,8 @@ codes! {
     TrainerDied = "trainer_died", Server, false;
     /// The server has as much to do as it takes on; try again later.
     Overloaded = "overloaded", Capacity, true;
+    /// The model has more bytes than the server keeps of models in memory.
+    ModelTooLarge = "model_too_large", Capacity, false;
     /// The server is shutting down.
     ShuttingDown = "shutting_down", Capacity, true;
     /// The disk has no room.

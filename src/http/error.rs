@@ -77,7 +77,7 @@ fn status(code: Code) -> StatusCode {
         // What the upload protocol (tus) gives this meaning; no RFC knows it.
         Code::ChecksumMismatch => StatusCode::from_u16(460).expect("460 is a status"),
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
-        Code::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        Code::StorageFull | Code::ModelTooLarge => StatusCode::INSUFFICIENT_STORAGE,
         Code::Overloaded | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         Code::OutOfMemory | Code::TrainerDied | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

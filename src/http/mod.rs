@@ -44,7 +44,7 @@ use crate::domain::limits::{EVENT_STREAMS, EXPORTS};
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
-use inference::{decode, encode, impute, predict, reconstruct, sample};
+use inference::{conditional, decode, encode, impute, predict, reconstruct, sample, score};
 use openapi::ApiDocument;
 
 /// What the operator set.
@@ -133,13 +133,14 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(models::get_model, models::delete_model))
         .routes(routes!(models::download_model))
         .routes(routes!(models::get_model_spec))
-        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict
+        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score
         .routes(routes!(encode::get_encode, encode::post_encode))
         .routes(routes!(decode::get_decode, decode::post_decode))
         .routes(routes!(reconstruct::get_reconstruct, reconstruct::post_reconstruct))
         .routes(routes!(sample::get_sample, sample::post_sample))
         .routes(routes!(impute::get_impute, impute::post_impute))
         .routes(routes!(predict::get_predict, predict::post_predict))
+        .routes(routes!(score::get_score, score::post_score))
         // GET               /v1/families
         // GET               /v1/presets
         .routes(routes!(families::list_families))
@@ -170,6 +171,7 @@ pub fn router(app: App) -> Router {
         .route("/", get(|| async { Redirect::temporary("/docs") }))
         .fallback(error::no_such_address)
         .method_not_allowed_fallback(error::no_such_method)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), conditional::conditional))
         .layer(
             ServiceBuilder::new()
                 .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

@@ -104,7 +104,8 @@ pub async fn get_model(
     _: Query<Nothing>,
     Id(id): Id<ModelId>,
 ) -> Result<Json<ModelView>, ApiError> {
-    Ok(Json(app.store.model(id).await?.into()))
+    let model = app.store.model(id).await?;
+    Ok(Json(ModelView::from((*model).clone())))
 }
 
 /// Delete a model and its file. Its job stays.
@@ -150,5 +151,5 @@ pub async fn get_model_spec(
     _: Query<Nothing>,
     Id(id): Id<ModelId>,
 ) -> Result<Json<TrainSpec>, ApiError> {
-    Ok(Json(app.store.model(id).await?.spec))
+    Ok(Json(app.store.model(id).await?.spec.clone()))
 }

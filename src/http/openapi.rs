@@ -7,6 +7,7 @@ use super::inference::decode::DecodedView;
 use super::inference::encode::CodesView;
 use super::inference::predict::PredictionsView;
 use super::inference::reconstruct::ReconstructionView;
+use super::inference::score::ScoresView;
 
 /// Title, description and tags; paths and schemas come from the handlers.
 #[derive(OpenApi)]
@@ -17,7 +18,7 @@ use super::inference::reconstruct::ReconstructionView;
         license(name = "MIT OR Apache-2.0")
     ),
     // Views whose answers are described by hand, because they come in several forms.
-    components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView)),
+    components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView, ScoresView)),
     tags(
         (name = "datasets", description = "Rows to train on"),
         (name = "uploads", description = "Files in several requests, by tus 1.0"),

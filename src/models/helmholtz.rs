@@ -66,6 +66,7 @@ impl Family for Helmholtz {
     const PAPER: &'static str = "Bornschein and Bengio, Reweighted wake-sleep, 2015";
     const SAMPLING: Sampling = Sampling::Prior;
     const VARIANCE: Variance = Variance::Shared;
+    const DENSITY: bool = true;
 
     fn latent(&self) -> u32 {
         self.latent
@@ -246,18 +247,18 @@ impl Network for Machine {
         Loss { total, reported: bound, parts }
     }
 
-    fn log_likelihood(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
+    fn log_weights(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
         let samples = i64::from(samples);
         let at_once = (LIKELIHOOD_BLOCK / x.numel().max(1) as i64).clamp(1, samples);
-        let mut sums = Vec::new();
+        let mut blocks = Vec::new();
         let mut drawn = 0;
         while drawn < samples {
             let count = at_once.min(samples - drawn);
             let Recognised { layers, log_q } = self.recognised(x, count, noise, None);
-            sums.push((self.log_joint(x, &layers, None) - log_q).logsumexp([0].as_slice(), false));
+            blocks.push(self.log_joint(x, &layers, None) - log_q);
             drawn += count;
         }
-        Some(Tensor::stack(&sums, 0).logsumexp([0].as_slice(), false) - (samples as f64).ln())
+        Some(Tensor::cat(&blocks, 0))
     }
 
     /// Of the top layer, with the layers below at their probabilities.

@@ -16,6 +16,7 @@ pub mod feed_forward;
 pub mod gan;
 pub mod gsn;
 pub mod helmholtz;
+pub mod importance;
 pub mod likelihood;
 pub mod losses;
 pub mod mlp;
@@ -55,6 +56,8 @@ pub trait Family: Clone + PartialEq + Default + Serialize + DeserializeOwned + T
     const VARIANCE: Variance;
     /// What it does with label columns.
     const LABELS: Labels = Labels::Unused;
+    /// Whether its networks tell log p(x) of a row.
+    const DENSITY: bool = false;
 
     /// Width of the code.
     fn latent(&self) -> u32;
@@ -142,9 +145,14 @@ pub trait Network {
         None
     }
 
-    /// Estimates log p(x) of each row by importance samples; `None` where the family has no density.
-    fn log_likelihood(&self, _x: &Tensor, _samples: u32, _noise: &Noise) -> Option<Tensor> {
+    /// log p(x, z) - log q(z given x) of so many draws for each row, `[samples, rows]`; `None` where the family has no density.
+    fn log_weights(&self, _x: &Tensor, _samples: u32, _noise: &Noise) -> Option<Tensor> {
         None
+    }
+
+    /// Estimates log p(x) of each row by importance samples; `None` where the family has no density.
+    fn log_likelihood(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
+        self.log_weights(x, samples, noise).map(|weights| importance::log_mean(&weights))
     }
 
     /// An estimate of the gradient of log p(x) at each row, up to a positive factor; `None` where the family has none.
@@ -272,6 +280,8 @@ pub struct FamilyView {
     pub sampling: Sampling,
     /// What it does with label columns.
     pub labels: Labels,
+    /// Whether it tells log p(x) of a row.
+    pub density: bool,
     /// JSON Schema of `model.settings`.
     #[schema(value_type = Object)]
     pub settings: serde_json::Value,
@@ -324,6 +334,11 @@ macro_rules! families {
                 match self { $(Self::$settings(_) => $settings::LABELS,)* }
             }
 
+            /// Whether the family tells log p(x) of a row.
+            pub fn has_density(&self) -> bool {
+                match self { $(Self::$settings(_) => $settings::DENSITY,)* }
+            }
+
             /// The variance of a gaussian likelihood when the job leaves it open.
             pub fn variance(&self) -> Variance {
                 match self { $(Self::$settings(_) => $settings::VARIANCE,)* }
@@ -359,6 +374,7 @@ macro_rules! families {
                 paper: $settings::PAPER,
                 sampling: $settings::SAMPLING,
                 labels: $settings::LABELS,
+                density: $settings::DENSITY,
                 settings: standalone::<$settings>(),
                 defaults: serde_json::to_value($settings::default()).expect("settings are JSON"),
             },)*]

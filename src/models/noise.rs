@@ -34,6 +34,8 @@ pub enum Purpose {
     BinarizeValidation = 8,
     /// The fit of a sampler to codes.
     Sampler = 9,
+    /// Importance samples of rows that judge how strange others are.
+    Calibration = 10,
 }
 
 /// A generator for `seed`, `purpose` and `index`.

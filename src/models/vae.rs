@@ -57,6 +57,7 @@ impl Family for Vae {
     const PAPER: &'static str = "Kingma and Welling, Auto-encoding variational Bayes, 2014";
     const SAMPLING: Sampling = Sampling::Prior;
     const VARIANCE: Variance = Variance::Shared;
+    const DENSITY: bool = true;
 
     fn latent(&self) -> u32 {
         self.latent
@@ -118,7 +119,7 @@ impl Variational {
     }
 
     /// log p(x given z) + log p(z) - log q(z given x) of draws, `[samples, rows]`.
-    fn log_weights(
+    fn importance_weights(
         &self,
         x: &Tensor,
         z: &Tensor,
@@ -136,7 +137,7 @@ impl Variational {
         let posterior = self.posterior(x, Some(step));
         let z = Self::drawn(&posterior, samples, step.noise);
         let leaf = z.detach().set_requires_grad(step.training);
-        let log_weights = self.log_weights(x, &leaf, &(posterior.0.detach(), posterior.1.detach()), Some(step)); // [samples, rows]
+        let log_weights = self.importance_weights(x, &leaf, &(posterior.0.detach(), posterior.1.detach()), Some(step)); // [samples, rows]
         let known = log_weights.detach();
         let bound = mean(&((samples as f64).ln() - known.logsumexp([0].as_slice(), false)));
         if !step.training {
@@ -198,20 +199,20 @@ impl Network for Variational {
         Some(unit_kl(&center, &log_variance).mean_dim([0].as_slice(), false, Kind::Float))
     }
 
-    fn log_likelihood(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
+    fn log_weights(&self, x: &Tensor, samples: u32, noise: &Noise) -> Option<Tensor> {
         let rows = x.size()[0].max(1);
         let samples = i64::from(samples);
         let posterior = self.posterior(x, None);
         let at_once = (LIKELIHOOD_BLOCK / (rows * x.size()[1].max(1))).clamp(1, samples);
-        let mut sums = Vec::new();
+        let mut blocks = Vec::new();
         let mut drawn = 0;
         while drawn < samples {
             let count = at_once.min(samples - drawn);
             let z = Self::drawn(&posterior, count, noise);
-            sums.push(self.log_weights(x, &z, &posterior, None).logsumexp([0].as_slice(), false));
+            blocks.push(self.importance_weights(x, &z, &posterior, None));
             drawn += count;
         }
-        Some(Tensor::stack(&sums, 0).logsumexp([0].as_slice(), false) - (samples as f64).ln())
+        Some(Tensor::cat(&blocks, 0))
     }
 }
 
@@ -387,7 +388,7 @@ mod tests {
         let plain = |x: &Tensor| {
             let posterior = network.posterior(x, None);
             let z = Variational::drawn(&posterior, samples, &noise);
-            -mean(&network.log_weights(x, &z, &posterior, None).logsumexp([0].as_slice(), false))
+            -mean(&network.importance_weights(x, &z, &posterior, None).logsumexp([0].as_slice(), false))
         };
         let theirs = values(&parameters.gradient(&plain(&x), &all));
         assert_eq!(ours.len(), 6);

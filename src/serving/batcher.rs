@@ -30,7 +30,7 @@ impl Question {
             Self::Reconstruct(_) => Some(Pass::Reconstruct),
             Self::Predict(_) => Some(Pass::Predict),
             Self::ScoreEstimate(_) => Some(Pass::ScoreEstimate),
-            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } => None,
+            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } | Self::Score { .. } => None,
         }
     }
 
@@ -40,7 +40,7 @@ impl Question {
             Self::Encode(rows) | Self::Reconstruct(rows) | Self::Predict(rows) | Self::ScoreEstimate(rows) => {
                 Some((rows, Width::Row))
             }
-            Self::Impute { rows, .. } => Some((rows, Width::Row)),
+            Self::Impute { rows, .. } | Self::Score { rows, .. } => Some((rows, Width::Row)),
             Self::Decode(codes) | Self::DecodeSpread(codes) | Self::DecodeDraw { codes, .. } => {
                 Some((codes, Width::Code))
             }

@@ -8,11 +8,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::batcher::{Pass, Width, share};
 use super::residency::Residency;
-use super::{Answer, Question, Reply, Request, ServingConfig, ServingError};
+use super::{Answer, Measure, Question, Reply, Request, Scored, ServingConfig, ServingError};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_BATCH_ROWS;
 use crate::domain::refusal::{Code, Refusal};
 use crate::training::artifact::TrainedModel;
+
+/// Rows whose densities are estimated at once.
+const SCORED_ROWS: usize = 256;
 
 /// A question that is ready to go through its model.
 struct Waiting {
@@ -152,14 +155,42 @@ fn width_of(model: &TrainedModel, width: Width) -> usize {
 
 /// A question that shares its pass with nobody.
 fn alone(model: &TrainedModel, question: &Question) -> Result<Answer, Fault> {
+    let plain = |values| Some(Answer { values, beside: None });
     let answer = catch_unwind(AssertUnwindSafe(|| match question {
-        Question::DecodeDraw { codes, seed } => model.decode_draws(codes, *seed),
-        Question::Sample(draw) => model.sample(draw),
-        Question::Impute { rows, rounds, seed } => model.impute(rows, *rounds, *seed),
+        Question::DecodeDraw { codes, seed } => plain(model.decode_draws(codes, *seed)),
+        Question::Sample(draw) => plain(model.sample(draw)),
+        Question::Impute { rows, rounds, seed } => plain(model.impute(rows, *rounds, *seed)),
+        Question::Score { rows, measure, threshold, samples, seed, contributions } => {
+            score(model, rows, (*measure, *threshold), (*samples, *seed), *contributions)
+        }
         shared => unreachable!("{shared:?} goes through a shared pass; this is a bug"),
     }));
-    let values = answer.map_err(|panic| Fault::Failed(words(&*panic)))?;
-    Ok(Answer { values, beside: None })
+    let answer = answer.map_err(|panic| Fault::Failed(words(&*panic)))?;
+    answer.ok_or_else(|| {
+        let family = model.header.spec.model.family();
+        let detail = format!("a model of the family {family} has no log p(x)");
+        Fault::Refused(Refusal::new(Code::InvalidRequest, detail))
+    })
+}
+
+/// Rows go in pieces, because their draws take memory; each piece has draws of its own.
+fn score(
+    model: &TrainedModel,
+    rows: &[f32],
+    (measure, threshold): (Measure, f32),
+    (samples, seed): (u32, u64),
+    contributions: bool,
+) -> Option<Answer> {
+    let mut whole = Answer { values: Vec::new(), beside: None };
+    let at_once = if samples > 0 { SCORED_ROWS } else { INFERENCE_BATCH_ROWS } * model.header.shape.width;
+    for (piece, chunk) in rows.chunks(at_once).enumerate() {
+        let scores = model.scores(chunk, samples, seed.wrapping_add(piece as u64), contributions)?;
+        whole.values.extend(Scored::numbers(model, &scores, measure, threshold));
+        if let Some(shares) = scores.contributions {
+            whole.beside.get_or_insert_default().extend(shares);
+        }
+    }
+    Some(whole)
 }
 
 fn unable(model: &TrainedModel, pass: Pass) -> Fault {

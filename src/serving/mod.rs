@@ -8,9 +8,11 @@
 mod batcher;
 mod engine;
 mod residency;
+mod scored;
 
 use std::sync::Arc;
 
+pub use scored::Scored;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::id::ModelId;
@@ -19,6 +21,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::store::models::Model;
 use crate::store::{Store, StoreError};
 pub use crate::training::artifact::Draw;
+pub use crate::training::scoring::{Measure, SCORE_SAMPLES};
 
 /// What the operator set.
 #[derive(Clone, Debug)]
@@ -57,6 +60,21 @@ pub enum Question {
         rounds: u32,
         /// Which draw of the chain.
         seed: u64,
+    },
+    /// How strange rows are: of each what [`Scored`] names, and beside that the share of each column where it is asked for.
+    Score {
+        /// The rows, NaN where a value is missing.
+        rows: Vec<f32>,
+        /// What they are judged by.
+        measure: Measure,
+        /// The share of ordinary rows that are less strange than an anomaly.
+        threshold: f32,
+        /// Draws for the density of each row; 0 for none.
+        samples: u32,
+        /// Which draws.
+        seed: u64,
+        /// Whether the share of each column is asked for.
+        contributions: bool,
     },
     /// What the model tells of the labels of rows.
     Predict(Vec<f32>),
@@ -105,6 +123,8 @@ enum Reply {
 pub struct Inference {
     requests: mpsc::Sender<Request>,
     store: Store,
+    /// Bytes of models that fit.
+    resident_bytes: u64,
     /// One model is loaded at a time: many callers of one cold model would otherwise each read its bytes.
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -116,8 +136,9 @@ impl Inference {
     /// The operating system gives no thread.
     pub fn start(store: Store, config: ServingConfig) -> std::io::Result<Self> {
         let (requests, receiver) = mpsc::channel(INFERENCE_QUEUE);
+        let resident_bytes = config.resident_bytes;
         std::thread::Builder::new().name("inference-0".to_owned()).spawn(move || engine::run(receiver, &config))?;
-        Ok(Self { requests, store, loading: Arc::default() })
+        Ok(Self { requests, store, resident_bytes, loading: Arc::default() })
     }
 
     /// Asks a model; loads it first where it is not loaded.
@@ -125,6 +146,14 @@ impl Inference {
     /// # Errors
     /// Too many wait already, or the model cannot be read or fails.
     pub async fn ask(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
+        // Its numbers are about as many bytes as its file.
+        if model.bytes > self.resident_bytes {
+            let detail = format!(
+                "the model has {} bytes, and this server keeps {} bytes of models in memory; start it with a larger --resident-mib",
+                model.bytes, self.resident_bytes
+            );
+            return Err(Refusal::new(Code::ModelTooLarge, detail).into());
+        }
         match self.send(model.id, question.clone()).await? {
             Reply::NotLoaded => {}
             reply => return finish(reply),

@@ -83,6 +83,7 @@ pub struct Store {
     readers: SqlitePool,
     directory: Arc<Path>,
     claims: uploads::Claims,
+    models: models::Recent,
     /// Held while the store lives: one process per data directory.
     _lock: Arc<std::fs::File>,
 }
@@ -118,6 +119,7 @@ impl Store {
             readers,
             directory: directory.into(),
             claims: uploads::Claims::default(),
+            models: models::Recent::default(),
             _lock: Arc::new(lock),
         };
         store.remove_orphans().await?;

@@ -1,12 +1,15 @@
 //! The table of models.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
 use sqlx::{FromRow, Row};
 
 use super::{Page, Paged, Store, StoreError, artifacts, from_json, gone, now_ms, parse};
 use crate::data::dataset::Schema;
 use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
+use crate::domain::limits::RECENT_MODELS;
 use crate::training::spec::TrainSpec;
 
 /// A trained model.
@@ -65,12 +68,52 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for ModelRow {
     }
 }
 
+/// Models whose rows were read lately. They never change until they are deleted, and each question to a model begins with
+/// its row, of which a wide one takes longer to read than the question to answer.
+#[derive(Clone)]
+pub(super) struct Recent(Arc<Mutex<Rows>>);
+
+struct Rows {
+    rows: LruCache<ModelId, Arc<Model>>,
+    /// Counts deletions: a row that was read before one may be that of the deleted model.
+    deletions: u64,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Rows { rows: LruCache::new(RECENT_MODELS), deletions: 0 })))
+    }
+}
+
+impl Recent {
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        // Nothing is done under the lock that could leave it half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Store {
     /// One model.
     ///
     /// # Errors
     /// There is none of this id.
-    pub async fn model(&self, id: ModelId) -> Result<Model, StoreError> {
+    pub async fn model(&self, id: ModelId) -> Result<Arc<Model>, StoreError> {
+        let deletions = {
+            let mut recent = self.models.rows();
+            if let Some(model) = recent.rows.get(&id) {
+                return Ok(model.clone());
+            }
+            recent.deletions
+        };
+        let model = Arc::new(self.read_model(id).await?);
+        let mut recent = self.models.rows();
+        if recent.deletions == deletions {
+            recent.rows.put(id, model.clone());
+        }
+        Ok(model)
+    }
+
+    async fn read_model(&self, id: ModelId) -> Result<Model, StoreError> {
         let row: Option<ModelRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} AND m.id = ?")))
             .bind(id.to_string())
             .fetch_optional(&self.readers)
@@ -114,6 +157,11 @@ impl Store {
             .await?;
         artifacts::delete(&mut tx, &artifact).await?;
         tx.commit().await?;
+        {
+            let mut recent = self.models.rows();
+            recent.deletions += 1;
+            recent.rows.pop(&id);
+        }
         self.give_back_room().await;
         Ok(())
     }

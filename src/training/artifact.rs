@@ -5,6 +5,7 @@ use tch::{Device, Tensor};
 
 use super::bundle::{Bundle, BundleError};
 use super::likelihoods::{modelled, sketched};
+use super::scoring::{Calibration, Scores, squared_errors};
 use super::spec::TrainSpec;
 use crate::data::dataset::{Column, Schema};
 use crate::data::preparation::Preparation;
@@ -41,6 +42,9 @@ pub struct ModelHeader {
     /// Whether the network takes rows with gaps: where the data had some, or may have levels that training did not see.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gaps: bool,
+    /// How strange ordinary rows are to it; models of earlier versions do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 impl ModelHeader {
@@ -58,6 +62,7 @@ impl ModelHeader {
             preparation,
             target,
             gaps,
+            calibration: None,
         }
     }
 
@@ -221,10 +226,7 @@ impl TrainedModel {
         let _guard = tch::no_grad_guard();
         let x = self.prepared(rows);
         let restored = self.network().decode(&self.network().encode(&x).mean);
-        let missing = x.isnan();
-        let known = missing.logical_not().sum_dim_intlist([1].as_slice(), false, tch::Kind::Float).clamp_min(1.0);
-        let squares = (&restored - &x).square().masked_fill(&missing, 0.0);
-        let errors = squares.sum_dim_intlist([1].as_slice(), false, tch::Kind::Float) / known;
+        let errors = squared_errors(&x, &restored);
         (self.restored(&restored), values(&errors))
     }
 
@@ -319,6 +321,16 @@ impl TrainedModel {
     pub fn score_estimate(&self, rows: &[f32]) -> Option<Vec<f32>> {
         let _guard = tch::no_grad_guard();
         self.network().score_estimate(&self.prepared(rows)).map(|scores| values(&scores))
+    }
+
+    /// How strange rows are, with the share of each column where it is asked for, and with so many draws of a seed what the
+    /// family's density says. `None` where it has none and draws are asked for.
+    pub fn scores(&self, rows: &[f32], samples: u32, seed: u64, contributions: bool) -> Option<Scores> {
+        let _guard = tch::no_grad_guard();
+        let noise = Noise::new(seed, Purpose::Inference, 3, self.device());
+        let slots: Vec<usize> = self.header.preparation.columns.iter().map(Treatment::slots).collect();
+        let slots = contributions.then_some(&slots[..]);
+        Scores::of(self.network(), &self.prepared(rows), slots, (samples > 0).then_some((samples, &noise)))
     }
 
     fn draw_codes(&self, count: usize, temperature: f32, seed: u64) -> Tensor {

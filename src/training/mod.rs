@@ -17,6 +17,7 @@ pub mod observer;
 pub mod optimizer;
 pub mod presets;
 pub mod pretraining;
+pub mod scoring;
 pub mod spec;
 pub mod stopping;
 mod sums;
@@ -43,6 +44,7 @@ use device::Fingerprint;
 use evaluation::Subject;
 use observer::{Observer, Report, Started};
 use optimizer::Adam;
+use scoring::{CALIBRATION_ROWS, Calibration};
 use spec::TrainSpec;
 use stopping::{Best, StopFlag};
 use sums::Sums;
@@ -481,8 +483,20 @@ impl<'a> Run<'a> {
             observer.observe(Report::Warning(warning));
         }
         let sampler = self.sampler()?;
+        self.header.calibration = self.calibration();
         let artifact = artifact::write(&self.header, &self.built.parameters, sampler.as_ref());
         Ok(Finished { stop_reason, metrics, artifact })
+    }
+
+    /// How strange rows are that the model has not trained on, where there are some.
+    fn calibration(&self) -> Option<Calibration> {
+        let held_out = !self.split.validation.is_empty();
+        let rows = if held_out { &self.split.validation } else { &self.split.train };
+        let seed = self.spec.training.seed;
+        let rows = batches::some(rows, CALIBRATION_ROWS, seed);
+        let pieces = rows.chunks(CALIBRATION_ROWS / 4).map(|chunk| self.batches.tensor(chunk));
+        let noise = |index| Noise::new(seed, Purpose::Calibration, index, self.device);
+        Calibration::of(&*self.built.network, pieces, held_out, noise)
     }
 
     fn sampler(&self) -> Result<Option<Sampler>, TrainError> {

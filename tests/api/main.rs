@@ -4,6 +4,7 @@
 
 mod support;
 
+mod bombs;
 mod columns;
 mod datasets;
 mod exports;

@@ -11,17 +11,23 @@ use serde_json::{Value, json};
 use crate::support::{EXECUTABLE, digits, until};
 
 /// A running server.
-struct Server {
-    process: Child,
-    base: String,
-    client: Client,
+pub struct Server {
+    pub process: Child,
+    pub base: String,
+    pub client: Client,
 }
 
 impl Server {
     fn start(data: &Path, workers: u32) -> Self {
+        Self::start_with(data, workers, &[])
+    }
+
+    /// With more arguments on its command line.
+    pub fn start_with(data: &Path, workers: u32, more: &[&str]) -> Self {
         let mut process = Command::new(EXECUTABLE)
             .args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string(), "--threads", "1", "--data"])
             .arg(data)
+            .args(more)
             .env("LATENTE_LOG", "warn")
             .stdout(Stdio::piped())
             .spawn()

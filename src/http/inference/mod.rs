@@ -8,6 +8,7 @@
 
 pub mod answers;
 mod bodies;
+pub mod conditional;
 pub mod decode;
 pub mod encode;
 pub mod impute;
@@ -15,6 +16,9 @@ pub mod predict;
 pub mod reconstruct;
 mod references;
 pub mod sample;
+pub mod score;
+
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
@@ -107,7 +111,7 @@ impl PostedRows for RowsBody {
 /// A model that is asked, and the form that the answer is to have.
 struct Asked {
     app: App,
-    model: Model,
+    model: Arc<Model>,
     form: Form,
 }
 

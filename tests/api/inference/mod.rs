@@ -6,7 +6,10 @@ mod impute;
 mod predict;
 mod reconstruct;
 mod sample;
+mod score;
 
+use axum::body::Body;
+use axum::http::Request;
 use latente::data::npy::matrix;
 use serde_json::{Value, json};
 
@@ -163,5 +166,68 @@ async fn each_bad_question_is_refused_where_it_is_wrong_and_the_next_is_answered
     app.post_as(&format!("{model}/encode"), "text/plain", "1").await.refuses(415, "unsupported_media_type", &[]);
     app.get_as(&format!("{model}/sample"), "text/html").await.refuses(406, "not_acceptable", &[]);
     get("sample?n=1").await.expect(200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_caller_has_already_is_not_worked_out_again() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let with = async |path: &str, tag: &str, accept: &str| {
+        let request = Request::get(path).header("if-none-match", tag).header("accept", accept);
+        app.send(request.body(Body::empty()).unwrap()).await
+    };
+    for question in ["encode", "reconstruct", "score"] {
+        let path = format!("{model}/{question}?dataset={dataset}&rows=0-2");
+        let first = app.get_as(&path, "application/json").await;
+        let tag = first.headers["etag"].to_str().unwrap().to_owned();
+        assert_eq!(first.headers["cache-control"], "private, no-cache");
+        for held in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+            let again = with(&path, &held, "application/json").await;
+            assert_eq!((again.status.as_u16(), again.body.len()), (304, 0), "{held}");
+            assert_eq!(again.headers["etag"], tag);
+        }
+        assert_eq!(with(&path, &tag, "application/x-npy").await.status, 200, "another form is another answer");
+        assert_eq!(with(&path.replace("0-2", "0-3"), &tag, "application/json").await.status, 200);
+    }
+    // A dataset that is described anew may mean other rows.
+    let path = format!("{model}/encode?dataset={dataset}&rows=0-2");
+    let before = app.get(&path).await.headers["etag"].clone();
+    app.patch(&format!("/v1/datasets/{dataset}"), &json!({"columns": {"digit": {"role": "ignore"}}})).await.expect(200);
+    assert_ne!(app.get(&path).await.headers["etag"], before);
+    // A refusal has no tag, and a model that is gone is not said to be unchanged.
+    assert!(app.get(&format!("{model}/encode?x=1")).await.headers.get("etag").is_none());
+    let held = app.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
+    app.delete(&model).await;
+    assert_eq!(with(&path, &held, "*/*").await.status, 404);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_beyond_the_memory_of_the_server_is_refused_and_others_are_answered() {
+    let app = TestApp::start_with(|config| config.serving.resident_bytes = 40_000).await;
+    let dataset = app.upload_digits(200).await;
+    let with = async |hidden: u32| {
+        let mut spec = short_job(&dataset);
+        spec["network"] = json!({"hidden": [hidden]});
+        format!("/v1/models/{}", app.train(&spec).await)
+    };
+    let (small, large) = (with(8).await, with(200).await);
+    let path = |model: &str| format!("{model}/encode?dataset={dataset}&rows=0-1");
+    app.get(&path(&large)).await.refuses(507, "model_too_large", &[]);
+    app.get(&path(&small)).await.expect(200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_model_is_gone_from_memory_too() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let path = format!("{model}/encode?dataset={dataset}&rows=0-1");
+    app.get(&path).await.expect(200);
+    app.get(&path).await.expect(200);
+    assert_eq!(app.delete(&model).await.status, 204);
+    app.get(&path).await.refuses(404, "not_found", &[]);
+    app.get(&model).await.refuses(404, "not_found", &[]);
     app.stop().await;
 }

@@ -1,0 +1,61 @@
+//! Answers that a caller has already are not worked out again (RFC 9110, section 13).
+//!
+//! The answer of a `GET` depends on the model, which never changes, on the columns of a stored dataset, which may be described
+//! anew, and on the address: its tag is made of these, before anything is computed.
+
+use axum::extract::{Request, State};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+
+use crate::domain::id::{DatasetId, ModelId};
+use crate::http::App;
+
+/// Whatever is asked of a model or downloaded from it. Answers `304 Not Modified` where the caller's tag is that of the answer; else gives the answer its tag.
+pub async fn conditional(State(app): State<App>, request: Request, next: Next) -> Response {
+    let asked = request.uri().path().strip_prefix("/v1/models/").and_then(|rest| rest.split_once('/'));
+    let Some((id, _)) = asked.filter(|_| request.method() == Method::GET) else { return next.run(request).await };
+    // A model or dataset that is not there is the handler's to refuse.
+    let Some(tag) = tag(&app, id, request.uri(), request.headers()).await else { return next.run(request).await };
+    let held = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let is_held = held
+        .flat_map(|held| held.split(','))
+        .map(str::trim)
+        .any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held).as_bytes() == tag.as_bytes());
+    if is_held {
+        return described(StatusCode::NOT_MODIFIED.into_response(), tag);
+    }
+    let response = next.run(request).await;
+    if response.status() == StatusCode::OK { described(response, tag) } else { response }
+}
+
+/// A cache may keep the answer, and asks each time whether the model is still there.
+fn described(mut response: Response, tag: HeaderValue) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(ETAG, tag);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+async fn tag(app: &App, id: &str, uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    let model = app.store.model(id.parse::<ModelId>().ok()?).await.ok()?;
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(env!("CARGO_PKG_VERSION").as_bytes());
+    add(model.id.to_string().as_bytes());
+    add(uri.path_and_query()?.as_str().as_bytes());
+    headers.get_all(ACCEPT).iter().for_each(|value| add(value.as_bytes()));
+    let named = uri.query().unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("dataset="));
+    for dataset in named {
+        let dataset = app.store.dataset(dataset.parse::<DatasetId>().ok()?).await.ok()?;
+        add(&serde_json::to_vec(&dataset.schema).ok()?);
+    }
+    let tag: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::from_str(&format!("\"{tag}\"")).ok()
+}
