@@ -171,6 +171,17 @@ pub struct PhaseEntry {
     pub at: i64,
 }
 
+/// Where a job begins that tries another one again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryFrom {
+    /// At the last checkpoint that was kept, and at the start where there is none.
+    #[default]
+    Checkpoint,
+    /// At the start.
+    Start,
+}
+
 /// Why a job waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -11,6 +11,7 @@ pub mod datasets;
 pub mod events;
 pub mod files;
 pub mod jobs;
+pub mod life;
 pub mod metrics;
 pub mod models;
 pub mod splits;

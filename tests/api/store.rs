@@ -37,7 +37,7 @@ impl Bench {
     }
 
     async fn claimed(&self) -> Lease {
-        let new = NewJob { spec: self.spec.clone(), max_deaths: 3, idempotency_key: None };
+        let new = NewJob { spec: self.spec.clone(), max_deaths: 3, priority: 0, idempotency_key: None };
         self.store.insert_job(&new).await.unwrap();
         self.store.claim_next("w").await.unwrap().unwrap().1
     }
@@ -204,7 +204,7 @@ async fn a_data_directory_has_one_owner_and_forgets_half_done_uploads() {
 #[tokio::test]
 async fn the_queue_goes_by_age() {
     let bench = Bench::new().await;
-    let new = NewJob { spec: bench.spec.clone(), max_deaths: 3, idempotency_key: None };
+    let new = NewJob { spec: bench.spec.clone(), max_deaths: 3, priority: 0, idempotency_key: None };
     let mut asked = Vec::new();
     for _ in 0..4 {
         asked.push(bench.store.insert_job(&new).await.unwrap().0.id);
