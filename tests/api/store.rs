@@ -165,6 +165,28 @@ async fn an_interrupted_cancel_is_a_cancel() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_killed_while_a_job_pauses_leaves_it_paused_and_a_cancel_overrides_a_pause() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    assert!(bench.store.request_pause(lease.job).await.unwrap().pausing);
+    assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Paused);
+    // What the next start of the server does.
+    assert_eq!(bench.store.reap(true, &[]).await.unwrap(), [(lease.job, JobStatus::Paused)]);
+    assert!(bench.store.claim_next("w").await.unwrap().is_none());
+    assert_eq!(bench.store.resume(lease.job).await.unwrap().status, JobStatus::Queued);
+    let (_, lease) = bench.store.claim_next("w").await.unwrap().unwrap();
+    bench.store.request_pause(lease.job).await.unwrap();
+    bench.store.resume(lease.job).await.unwrap();
+    assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Running);
+    bench.store.request_pause(lease.job).await.unwrap();
+    bench.store.request_cancel(lease.job).await.unwrap();
+    let StoreError::Refused(refusal) = bench.store.request_pause(lease.job).await.unwrap_err() else { panic!() };
+    assert_eq!(refusal.code, Code::JobStatus);
+    assert!(bench.store.resume(lease.job).await.is_err());
+    assert_eq!(bench.store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap(), JobStatus::Cancelled);
+}
+
+#[tokio::test]
 async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
     let bench = Bench::new().await;
     let lease = bench.claimed().await;
