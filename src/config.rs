@@ -7,14 +7,13 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Deserialize;
 
+use crate::domain::limits::TRAINER_MIB;
 use crate::http::HttpConfig;
 use crate::jobs::JobsConfig;
 use crate::jobs::process::TrainerConfig;
 use crate::serving::ServingConfig;
 
 const MIB: u64 = 1 << 20;
-/// What `--trainer-mib` may be. With less not even libtorch begins.
-const TRAINER_MIB: std::ops::RangeInclusive<u64> = 128..=1 << 24;
 
 /// Settings as they are given. In the TOML file they have the same names with `_` for `-`.
 #[derive(Args, Clone, Debug, Default, Deserialize)]

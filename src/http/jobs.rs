@@ -18,10 +18,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::error::{ApiError, Problem, internal};
 use super::extract::{Id, Lenient, Nothing, Query};
+use super::life::WaitingView;
 use super::lists::{List, page};
 use crate::domain::id::{DatasetId, JobId, ModelId};
 use crate::domain::job::{JobStatus, Progress, StopReason};
-use crate::domain::limits::{METRIC_POINTS_MOST, PAGE_ITEMS_MOST, WAIT_SECONDS_MOST};
+use crate::domain::limits::{METRIC_POINTS_MOST, PAGE_ITEMS_MOST, PRIORITY, WAIT_SECONDS_MOST};
 use crate::domain::refusal::{Category, Code, Fault, Faults, Refusal};
 use crate::store::StoreError;
 use crate::store::events::Event;
@@ -51,7 +52,7 @@ pub struct JobView {
     pub name: Option<String>,
     /// Where it stands.
     pub status: JobStatus,
-    /// What it does just now: `waiting`, `starting`, `training`, `stopping` or `done`. More may come.
+    /// What it does just now: `waiting`, `starting`, `training`, `pausing`, `paused`, `stopping` or `done`. More may come.
     pub phase: &'static str,
     /// How far it is.
     pub progress: Option<Progress>,
@@ -61,6 +62,14 @@ pub struct JobView {
     pub stop_reason: Option<StopReason>,
     /// Why it failed.
     pub error: Option<JobErrorView>,
+    /// Jobs of a higher priority leave the queue first.
+    pub priority: i32,
+    /// Its place in the queue; 1 is next. `null` when it is not in there.
+    pub queue_position: Option<i64>,
+    /// What it waits for, while it is queued or paused.
+    pub waiting_for: Option<WaitingView>,
+    /// The job that this one tries again.
+    pub parent_job_id: Option<JobId>,
     /// Its model, once it succeeded.
     pub model_id: Option<ModelId>,
     /// The dataset it trains on.
@@ -78,19 +87,26 @@ pub struct JobView {
 }
 
 impl JobView {
-    fn new(app: &App, job: Job) -> Self {
+    pub(super) fn new(app: &App, job: Job) -> Self {
         let live = app.jobs.feed().progress(job.id);
         let phase = match job.status {
             JobStatus::Queued => "waiting",
+            JobStatus::Running if job.pausing => "pausing",
             JobStatus::Running if live.is_none() => "starting",
             JobStatus::Running => "training",
             JobStatus::Cancelling => "stopping",
+            JobStatus::Paused => "paused",
             JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => "done",
         };
+        let waiting_for = WaitingView::of(app, &job);
         Self {
             id: job.id,
             name: job.name,
             status: job.status,
+            waiting_for,
+            priority: job.priority,
+            queue_position: job.queue_position,
+            parent_job_id: job.parent_job_id,
             phase,
             progress: live.or(job.progress),
             metrics: job.metrics,
@@ -112,23 +128,35 @@ impl JobView {
     }
 }
 
+/// How a new job waits.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CreateQuery {
+    /// Jobs of a higher priority leave the queue first: -100 to 100, 0 when left out.
+    #[serde(default)]
+    #[param(value_type = Option<i32>)]
+    priority: i32,
+}
+
 /// Queue a training job.
 ///
 /// Everything but `dataset` and `model.family` has a default. With an `Idempotency-Key` header the same request gives the same
 /// job, however often it is sent.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs", request_body = TrainSpec,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
+    params(CreateQuery, ("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
     responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub async fn create_job(
     State(app): State<App>,
-    _: Query<Nothing>,
+    Query(query): Query<CreateQuery>,
     headers: HeaderMap,
     body: Lenient<TrainSpec>,
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
     let mut faults = body.faults;
+    faults.require_within("?priority", query.priority, PRIORITY);
     if let (Some(spec), false) = (&body.value, faults.is_empty()) {
         spec.find_faults(&mut faults);
     }
@@ -139,7 +167,7 @@ pub async fn create_job(
         other => ApiError::from(other),
     })?;
     let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
-    let job = app.jobs.submit(resolved, key).await?;
+    let job = app.jobs.submit(resolved, query.priority, key).await?;
     let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
 }
@@ -323,7 +351,7 @@ pub struct EventView {
     pub seq: i64,
     /// When (RFC 3339).
     pub at: String,
-    /// `queued`, `started`, `resumed`, `epoch`, `warning`, `interrupted`, `cancelling`, `succeeded`, `failed` or `cancelled`.
+    /// `queued`, `started`, `resumed`, `epoch`, `warning`, `interrupted`, `pausing`, `paused`, `resuming`, `cancelling`, `succeeded`, `failed` or `cancelled`.
     pub kind: String,
     /// Its facts; `message` is for people.
     #[schema(value_type = Object)]

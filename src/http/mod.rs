@@ -12,6 +12,7 @@ pub mod health;
 pub mod inference;
 pub mod intake;
 pub mod jobs;
+pub mod life;
 pub mod lists;
 pub mod models;
 pub mod openapi;
@@ -114,14 +115,17 @@ fn routes() -> OpenApiRouter<App> {
                 .layer(axum::middleware::map_response(tus::sign)),
         )
         // POST GET          /v1/jobs
-        // GET               /v1/jobs/{id}
-        // POST              /v1/jobs/{id}/cancel
+        // GET PATCH         /v1/jobs/{id}
+        // POST              /v1/jobs/{id}/cancel, pause, resume, retry
         // GET               /v1/jobs/{id}/metrics
         // GET               /v1/jobs/{id}/events
         // GET               /v1/jobs/{id}/split
         .routes(routes!(jobs::create_job, jobs::list_jobs))
-        .routes(routes!(jobs::get_job))
+        .routes(routes!(jobs::get_job, life::change_job))
         .routes(routes!(jobs::cancel_job))
+        .routes(routes!(life::pause_job))
+        .routes(routes!(life::resume_job))
+        .routes(routes!(life::retry_job))
         .routes(routes!(jobs::get_metrics))
         .routes(routes!(jobs::get_events))
         .routes(routes!(splits::get_split))

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::JobId;
-use crate::domain::job::JobStatus;
+use crate::domain::job::{JobStatus, RetryFrom};
 use crate::store::jobs::{Job, NewJob};
 use crate::store::{Store, StoreError};
 use crate::training::device::Devices;
@@ -109,9 +109,15 @@ impl Jobs {
     ///
     /// # Errors
     /// The dataset is gone, the device is not there, the queue is full, or the key was used for another spec.
-    pub async fn submit(&self, spec: TrainSpec, idempotency_key: Option<String>) -> Result<Job, StoreError> {
+    pub async fn submit(
+        &self,
+        spec: TrainSpec,
+        priority: i32,
+        idempotency_key: Option<String>,
+    ) -> Result<Job, StoreError> {
         self.devices.choose(spec.training.device)?;
-        let (job, _) = self.shared.store.insert_job(&NewJob { spec, max_deaths: MAX_DEATHS, idempotency_key }).await?;
+        let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, idempotency_key };
+        let (job, _) = self.shared.store.insert_job(&new).await?;
         self.shared.queued.notify_one();
         Ok(job)
     }
@@ -122,13 +128,58 @@ impl Jobs {
     /// There is none of this id, or it has ended.
     pub async fn cancel(&self, id: JobId) -> Result<Job, StoreError> {
         let job = self.shared.store.request_cancel(id).await?;
-        let stop = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        match stop {
-            Some(stop) if job.status == JobStatus::Cancelling => stop.notify_one(),
-            _ => {}
+        if job.status == JobStatus::Cancelling {
+            self.stop(id);
         }
         self.shared.feed.announce(id);
         Ok(job)
+    }
+
+    /// Asks a job to wait until it is resumed. Its trainer stops with a checkpoint.
+    ///
+    /// # Errors
+    /// There is none of this id, it is being cancelled, or it has ended.
+    pub async fn pause(&self, id: JobId) -> Result<Job, StoreError> {
+        let job = self.shared.store.request_pause(id).await?;
+        if job.pausing {
+            self.stop(id);
+        }
+        self.shared.feed.announce(id);
+        Ok(job)
+    }
+
+    /// Lets a paused job go on, or takes back that it is to be paused.
+    ///
+    /// # Errors
+    /// There is none of this id, it is being cancelled, or it has ended.
+    pub async fn resume(&self, id: JobId) -> Result<Job, StoreError> {
+        let job = self.shared.store.resume(id).await?;
+        self.shared.queued.notify_one();
+        self.shared.feed.announce(id);
+        Ok(job)
+    }
+
+    /// Tries a job anew that failed or was cancelled: as another job of the same spec.
+    ///
+    /// # Errors
+    /// There is none of this id, it did not end so, its dataset or device is gone, or the queue is full.
+    pub async fn retry(&self, id: JobId, from: RetryFrom) -> Result<Job, StoreError> {
+        self.devices.choose(self.shared.store.job(id).await?.spec.training.device)?;
+        let job = self.shared.store.retry(id, from, MAX_DEATHS).await?;
+        self.shared.queued.notify_one();
+        Ok(job)
+    }
+
+    /// Workers that have nothing to do.
+    pub fn idle_workers(&self) -> usize {
+        self.config.workers.max(1).saturating_sub(self.shared.running().len())
+    }
+
+    fn stop(&self, id: JobId) {
+        let stop = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(stop) = stop {
+            stop.notify_one();
+        }
     }
 
     /// News of jobs.

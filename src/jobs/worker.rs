@@ -140,7 +140,14 @@ async fn settle(shared: &Shared, lease: &Lease, end: End, schema: &Schema, how: 
                 store.succeed(lease, *stop_reason, metrics, schema, artifact).await.map(|_| JobStatus::Succeeded)
             }
             End::Failed(refusal) => store.fail(lease, refusal).await.map(|()| JobStatus::Failed),
-            End::Stopped => store.interrupt(lease, Interruption::Shutdown, "The server is shutting down.").await,
+            End::Stopped => {
+                let why = if shared.shutdown.is_cancelled() {
+                    "The server is shutting down."
+                } else {
+                    "It was to be paused, and then to go on."
+                };
+                store.interrupt(lease, Interruption::Shutdown, why).await
+            }
             End::Died => {
                 store
                     .interrupt(lease, Interruption::Death, &format!("The trainer ended without a result ({how})."))
@@ -186,8 +193,8 @@ impl Drive<'_> {
                     }
                 }
                 _ = heartbeat.tick() => match self.shared.store.heartbeat(self.lease, self.progress.as_ref()).await {
-                    // The cancel may have come before this worker could be told.
-                    Ok(JobStatus::Cancelling) if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
+                    // The wish may have come before this worker could be told.
+                    Ok(JobStatus::Cancelling | JobStatus::Paused) if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
                     Ok(_) => {}
                     Err(StoreError::LeaseLost) => return Ok(End::LeaseLost),
                     Err(error) => tracing::warn!(%error, "A heartbeat could not be recorded"),

@@ -29,9 +29,14 @@ pub(super) async fn insert(tx: &mut SqliteConnection, data: &[u8]) -> Result<Art
     Ok(id)
 }
 
-/// Removes bytes within the caller's transaction.
+/// Removes bytes within the caller's transaction, unless a checkpoint of another job still needs them.
 pub(super) async fn delete(tx: &mut SqliteConnection, id: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM artifacts WHERE id = ?").bind(id).execute(tx).await?;
+    sqlx::query(
+        "DELETE FROM artifacts WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE artifact_id = ?1)",
+    )
+    .bind(id)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

@@ -262,7 +262,7 @@ impl Store {
     pub async fn delete_dataset(&self, id: DatasetId) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let users: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM jobs WHERE dataset_id = ? AND status IN ('queued', 'running', 'cancelling')",
+            "SELECT count(*) FROM jobs WHERE dataset_id = ? AND status IN ('queued', 'running', 'paused', 'cancelling')",
         )
         .bind(id.to_string())
         .fetch_one(&mut *tx)

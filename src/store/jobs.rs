@@ -49,6 +49,14 @@ pub struct Job {
     pub attempt: i64,
     /// Trainers that died since its last new checkpoint.
     pub deaths: i64,
+    /// Whether it is to be paused: it runs until its trainer has stopped.
+    pub pausing: bool,
+    /// Jobs of a higher priority leave the queue first.
+    pub priority: i32,
+    /// The job that this one tries again.
+    pub parent_job_id: Option<JobId>,
+    /// Its place in the queue, from 1, while it is in there.
+    pub queue_position: Option<i64>,
     /// Its model.
     pub model_id: Option<ModelId>,
     /// When it was asked for.
@@ -66,6 +74,8 @@ pub struct NewJob {
     pub spec: TrainSpec,
     /// With as many deaths it fails.
     pub max_deaths: u32,
+    /// Jobs of a higher priority leave the queue first.
+    pub priority: i32,
     /// The key of the request, when it has one.
     pub idempotency_key: Option<String>,
 }
@@ -121,9 +131,12 @@ pub struct JobFilter {
     pub dataset: Option<DatasetId>,
 }
 
-const COLUMNS: &str = "SELECT j.*, m.id AS model_id FROM jobs j LEFT JOIN models m ON m.job_id = j.id";
+pub(super) const COLUMNS: &str = "SELECT j.*, m.id AS model_id,
+    CASE WHEN j.status = 'queued' THEN 1 + (SELECT count(*) FROM jobs q WHERE q.status = 'queued'
+         AND (q.priority > j.priority OR (q.priority = j.priority AND q.id < j.id))) END AS queue_position
+    FROM jobs j LEFT JOIN models m ON m.job_id = j.id";
 
-struct JobRow(Result<Job, StoreError>);
+pub(super) struct JobRow(pub(super) Result<Job, StoreError>);
 
 impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
     fn from_row(row: &sqlx::sqlite::SqliteRow) -> Result<Self, sqlx::Error> {
@@ -135,6 +148,8 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
         let (attempt, deaths, created_at) =
             (row.try_get("attempt")?, row.try_get("deaths")?, row.try_get("created_at")?);
         let (started_at, finished_at) = (row.try_get("started_at")?, row.try_get("finished_at")?);
+        let (pausing, priority, parent) = (row.try_get("pausing")?, row.try_get("priority")?, maybe("parent_job_id")?);
+        let queue_position = row.try_get("queue_position")?;
         let read = || {
             Ok(Job {
                 id: parse(&id)?,
@@ -148,6 +163,10 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
                 metrics: metrics.as_deref().map(from_json).transpose()?,
                 attempt,
                 deaths,
+                pausing,
+                priority,
+                parent_job_id: parent.as_deref().map(parse).transpose()?,
+                queue_position,
                 model_id: model_id.as_deref().map(parse).transpose()?,
                 created_at,
                 started_at,
@@ -187,19 +206,16 @@ impl Store {
         if alive == 0 {
             return Err(unknown_dataset(new.spec.dataset).into());
         }
-        let waiting: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status = 'queued'").fetch_one(&mut *tx).await?;
-        if waiting as u64 >= QUEUED_JOBS {
-            return Err(refused(Code::Overloaded, format!("{waiting} jobs wait already; allowed are {QUEUED_JOBS}")));
-        }
+        require_room(&mut tx).await?;
         let id = JobId::new();
-        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?)")
+        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)")
             .bind(id.to_string())
             .bind(&new.spec.name)
             .bind(new.spec.dataset.to_string())
             .bind(new.spec.model.family())
             .bind(to_json(&new.spec))
             .bind(i64::from(new.max_deaths))
+            .bind(new.priority)
             .bind(&new.idempotency_key)
             .bind(now_ms())
             .execute(&mut *tx)
@@ -278,14 +294,15 @@ impl Store {
         Ok(Some((job, lease)))
     }
 
-    /// Prolongs a lease; answers with the status, which may have become `cancelling`.
+    /// Prolongs a lease; answers with the status that is wanted: `cancelling` or `paused` when its trainer is to stop.
     ///
     /// # Errors
     /// The lease is lost.
     pub async fn heartbeat(&self, lease: &Lease, progress: Option<&Progress>) -> Result<JobStatus, StoreError> {
         let status: Option<String> = sqlx::query_scalar(
             "UPDATE jobs SET lease_expires_at = ?1, progress = coalesce(?2, progress)
-             WHERE id = ?3 AND attempt = ?4 AND lease_owner = ?5 AND status IN ('running', 'cancelling') RETURNING status",
+             WHERE id = ?3 AND attempt = ?4 AND lease_owner = ?5 AND status IN ('running', 'cancelling')
+             RETURNING CASE WHEN status = 'running' AND pausing THEN 'paused' ELSE status END",
         )
         .bind(now_ms() + LEASE_MS)
         .bind(progress.map(to_json))
@@ -413,7 +430,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns an interrupted job to the queue, or ends it: when it was being cancelled, or when its trainers died too often.
+    /// Returns an interrupted job to the queue, pauses it when that was asked for, or ends it: when it was being cancelled, or when its trainers died too often.
     ///
     /// # Errors
     /// The lease is lost.
@@ -442,9 +459,9 @@ impl Store {
             .await?;
         let job = row.ok_or_else(|| gone("job", id))?.0?;
         match job.status {
-            JobStatus::Queued => end_cancelled(&mut tx, &job).await?,
+            JobStatus::Queued | JobStatus::Paused => end_cancelled(&mut tx, &job).await?,
             JobStatus::Running => {
-                sqlx::query("UPDATE jobs SET status = 'cancelling' WHERE id = ?")
+                sqlx::query("UPDATE jobs SET status = 'cancelling', pausing = 0 WHERE id = ?")
                     .bind(id.to_string())
                     .execute(&mut *tx)
                     .await?;
@@ -565,13 +582,31 @@ async fn interrupt(
         end_failed(tx, job, &error).await?;
         return Ok(JobStatus::Failed);
     }
-    sqlx::query("UPDATE jobs SET status = 'queued', lease_owner = NULL, lease_expires_at = NULL WHERE id = ?")
+    let status = if job.pausing { JobStatus::Paused } else { JobStatus::Queued };
+    debug_assert!(job.status.may_become(status));
+    sqlx::query("UPDATE jobs SET status = ?, pausing = 0, lease_owner = NULL, lease_expires_at = NULL WHERE id = ?")
+        .bind(status.as_str())
         .bind(job.id.to_string())
         .execute(&mut *tx)
         .await?;
+    if status == JobStatus::Paused {
+        let data = json!({"message": "Paused. It goes on from its last checkpoint once it is resumed.", "attempt": job.attempt});
+        events::append(tx, job.id, "paused", &data).await?;
+        return Ok(status);
+    }
     let data = json!({"message": format!("{why} It waits to go on from its last checkpoint."), "attempt": job.attempt});
     events::append(tx, job.id, "interrupted", &data).await?;
     Ok(JobStatus::Queued)
+}
+
+/// Refuses a job more than the queue takes. Paused ones count: they may come back at any time.
+pub(super) async fn require_room(tx: &mut SqliteConnection) -> Result<(), StoreError> {
+    let waiting: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status IN ('queued', 'paused')").fetch_one(tx).await?;
+    if waiting as u64 >= QUEUED_JOBS {
+        return Err(refused(Code::Overloaded, format!("{waiting} jobs wait already; allowed are {QUEUED_JOBS}")));
+    }
+    Ok(())
 }
 
 async fn end_cancelled(tx: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
@@ -595,7 +630,7 @@ async fn end(
 ) -> Result<(), StoreError> {
     debug_assert!(job.status.may_become(status));
     sqlx::query(
-        "UPDATE jobs SET status = ?, stop_reason = ?, error = ?, metrics = ?, lease_owner = NULL, lease_expires_at = NULL, finished_at = ?
+        "UPDATE jobs SET status = ?, stop_reason = ?, error = ?, metrics = ?, pausing = 0, lease_owner = NULL, lease_expires_at = NULL, finished_at = ?
          WHERE id = ?",
     )
     .bind(status.as_str())

@@ -11,6 +11,7 @@ pub mod datasets;
 pub mod events;
 pub mod files;
 pub mod jobs;
+pub mod life;
 pub mod metrics;
 pub mod models;
 pub mod splits;
@@ -26,7 +27,7 @@ use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
 
 use crate::domain::refusal::{Code, Refusal};
 
@@ -111,8 +112,8 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         // Only a new database takes this: what is deleted goes back to the disk without copying the whole file.
         let writing = options.clone().auto_vacuum(SqliteAutoVacuum::Incremental);
+        migrate(&writing).await?;
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(writing).await?;
-        MIGRATIONS.run(&writer).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let store = Self {
             writer,
@@ -158,6 +159,24 @@ impl Store {
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+}
+
+/// Brings the tables up to date. A table that is made anew must not take the rows along that refer to it, so nothing is enforced
+/// meanwhile, and everything is checked when something was changed.
+async fn migrate(options: &SqliteConnectOptions) -> Result<(), StoreError> {
+    let mut connection = SqliteConnection::connect_with(&options.clone().foreign_keys(false)).await?;
+    let version = "PRAGMA schema_version";
+    let before: i64 = sqlx::query_scalar(version).fetch_one(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await?;
+    let after: i64 = sqlx::query_scalar(version).fetch_one(&mut connection).await?;
+    if before != after {
+        let broken = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut connection).await?.len();
+        if broken > 0 {
+            return Err(StoreError::Damaged(format!("{broken} rows refer to others that are not there")));
+        }
+    }
+    connection.close().await?;
+    Ok(())
 }
 
 /// Milliseconds since 1970.

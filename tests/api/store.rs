@@ -37,7 +37,7 @@ impl Bench {
     }
 
     async fn claimed(&self) -> Lease {
-        let new = NewJob { spec: self.spec.clone(), max_deaths: 3, idempotency_key: None };
+        let new = NewJob { spec: self.spec.clone(), max_deaths: 3, priority: 0, idempotency_key: None };
         self.store.insert_job(&new).await.unwrap();
         self.store.claim_next("w").await.unwrap().unwrap().1
     }
@@ -165,6 +165,28 @@ async fn an_interrupted_cancel_is_a_cancel() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_killed_while_a_job_pauses_leaves_it_paused_and_a_cancel_overrides_a_pause() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    assert!(bench.store.request_pause(lease.job).await.unwrap().pausing);
+    assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Paused);
+    // What the next start of the server does.
+    assert_eq!(bench.store.reap(true, &[]).await.unwrap(), [(lease.job, JobStatus::Paused)]);
+    assert!(bench.store.claim_next("w").await.unwrap().is_none());
+    assert_eq!(bench.store.resume(lease.job).await.unwrap().status, JobStatus::Queued);
+    let (_, lease) = bench.store.claim_next("w").await.unwrap().unwrap();
+    bench.store.request_pause(lease.job).await.unwrap();
+    bench.store.resume(lease.job).await.unwrap();
+    assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Running);
+    bench.store.request_pause(lease.job).await.unwrap();
+    bench.store.request_cancel(lease.job).await.unwrap();
+    let StoreError::Refused(refusal) = bench.store.request_pause(lease.job).await.unwrap_err() else { panic!() };
+    assert_eq!(refusal.code, Code::JobStatus);
+    assert!(bench.store.resume(lease.job).await.is_err());
+    assert_eq!(bench.store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap(), JobStatus::Cancelled);
+}
+
+#[tokio::test]
 async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
     let bench = Bench::new().await;
     let lease = bench.claimed().await;
@@ -204,7 +226,7 @@ async fn a_data_directory_has_one_owner_and_forgets_half_done_uploads() {
 #[tokio::test]
 async fn the_queue_goes_by_age() {
     let bench = Bench::new().await;
-    let new = NewJob { spec: bench.spec.clone(), max_deaths: 3, idempotency_key: None };
+    let new = NewJob { spec: bench.spec.clone(), max_deaths: 3, priority: 0, idempotency_key: None };
     let mut asked = Vec::new();
     for _ in 0..4 {
         asked.push(bench.store.insert_job(&new).await.unwrap().0.id);

@@ -1,0 +1,183 @@
+//! The life of a job beside running: it waits, goes on, is tried again, gets another name or priority.
+
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use super::jobs::{COLUMNS, Job, JobRow, require_room, unknown_dataset};
+use super::{Store, StoreError, events, gone, now_ms, refused, to_json};
+use crate::domain::id::JobId;
+use crate::domain::job::{JobStatus, RetryFrom};
+use crate::domain::refusal::Code;
+
+/// What is to be changed of a job.
+#[derive(Clone, Debug, Default)]
+pub struct JobChange {
+    /// Another name.
+    pub name: Option<String>,
+    /// Another priority.
+    pub priority: Option<i32>,
+}
+
+impl Store {
+    /// Asks a job to wait until it is resumed. A waiting one is paused at once; a running one once its trainer has stopped, or
+    /// not at all when it ends before. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// There is none of this id, it is being cancelled, or it has ended.
+    pub async fn request_pause(&self, id: JobId) -> Result<Job, StoreError> {
+        let mut tx = self.begin().await?;
+        let job = find(&mut tx, id).await?;
+        match job.status {
+            JobStatus::Paused => {}
+            JobStatus::Running if job.pausing => {}
+            JobStatus::Queued => {
+                set(&mut tx, id, JobStatus::Paused, false).await?;
+                events::append(&mut tx, id, "paused", &json!({"message": "Paused before it ran."})).await?;
+            }
+            JobStatus::Running => {
+                set(&mut tx, id, JobStatus::Running, true).await?;
+                events::append(&mut tx, id, "pausing", &json!({"message": "Asked to pause."})).await?;
+            }
+            _ => return Err(not_now(&job, "paused")),
+        }
+        tx.commit().await?;
+        self.job(id).await
+    }
+
+    /// Returns a paused job to the queue. Of one that is still pausing the wish is taken back: its trainer stops, and it goes on
+    /// from there. One that waits or runs already stays as it is.
+    ///
+    /// # Errors
+    /// There is none of this id, it is being cancelled, or it has ended.
+    pub async fn resume(&self, id: JobId) -> Result<Job, StoreError> {
+        let mut tx = self.begin().await?;
+        let job = find(&mut tx, id).await?;
+        match job.status {
+            JobStatus::Paused => {
+                set(&mut tx, id, JobStatus::Queued, false).await?;
+                events::append(&mut tx, id, "queued", &json!({"message": "Waiting for a worker again."})).await?;
+            }
+            JobStatus::Running if job.pausing => {
+                set(&mut tx, id, JobStatus::Running, false).await?;
+                events::append(&mut tx, id, "resuming", &json!({"message": "It is not to be paused after all."}))
+                    .await?;
+            }
+            JobStatus::Queued | JobStatus::Running => {}
+            _ => return Err(not_now(&job, "resumed")),
+        }
+        tx.commit().await?;
+        self.job(id).await
+    }
+
+    /// Queues another job of the same spec. From a checkpoint, it takes the last one along with the curves up to there.
+    ///
+    /// # Errors
+    /// There is none of this id, it neither failed nor was cancelled, its dataset is gone, or the queue is full.
+    pub async fn retry(&self, id: JobId, from: RetryFrom, max_deaths: u32) -> Result<Job, StoreError> {
+        let mut tx = self.begin().await?;
+        let parent = find(&mut tx, id).await?;
+        if !matches!(parent.status, JobStatus::Failed | JobStatus::Cancelled) {
+            let status = parent.status.as_str();
+            let detail = format!("the job {id} is {status}; only one that failed or was cancelled can be tried again");
+            return Err(refused(Code::JobStatus, detail));
+        }
+        let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
+            .bind(parent.dataset_id.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+        if alive == 0 {
+            return Err(unknown_dataset(parent.dataset_id).into());
+        }
+        require_room(&mut tx).await?;
+        let child = JobId::new();
+        sqlx::query(
+            "INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, parent_job_id, options, created_at)
+             SELECT ?1, name, dataset_id, family, ?2, 'queued', ?3, priority, id, options, ?4 FROM jobs WHERE id = ?5",
+        )
+        .bind(child.to_string())
+        .bind(to_json(&parent.spec))
+        .bind(i64::from(max_deaths))
+        .bind(now_ms())
+        .bind(id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        if from == RetryFrom::Checkpoint {
+            take_along(&mut tx, id, child).await?;
+        }
+        let data = json!({"message": format!("Tries {id} again. Waiting for a worker."), "parent_job_id": id});
+        events::append(&mut tx, child, "queued", &data).await?;
+        tx.commit().await?;
+        self.job(child).await
+    }
+
+    /// Gives a job another name or priority.
+    ///
+    /// # Errors
+    /// There is none of this id, or it is to get a priority and has ended.
+    pub async fn change_job(&self, id: JobId, change: &JobChange) -> Result<Job, StoreError> {
+        let mut tx = self.begin().await?;
+        let job = find(&mut tx, id).await?;
+        if change.priority.is_some() && job.status.is_terminal() {
+            let detail = format!("the job {id} has ended: it is {}; only its name can be changed", job.status.as_str());
+            return Err(refused(Code::JobEnded, detail));
+        }
+        sqlx::query("UPDATE jobs SET name = coalesce(?, name), priority = coalesce(?, priority) WHERE id = ?")
+            .bind(&change.name)
+            .bind(change.priority)
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.job(id).await
+    }
+}
+
+async fn find(tx: &mut SqliteConnection, id: JobId) -> Result<Job, StoreError> {
+    let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?")))
+        .bind(id.to_string())
+        .fetch_optional(tx)
+        .await?;
+    row.ok_or_else(|| gone("job", id))?.0
+}
+
+async fn set(tx: &mut SqliteConnection, id: JobId, status: JobStatus, pausing: bool) -> Result<(), StoreError> {
+    sqlx::query("UPDATE jobs SET status = ?, pausing = ? WHERE id = ?")
+        .bind(status.as_str())
+        .bind(pausing)
+        .bind(id.to_string())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The refusal of what the status does not allow.
+fn not_now(job: &Job, what: &str) -> StoreError {
+    let status = job.status.as_str();
+    if job.status.is_terminal() {
+        refused(Code::JobEnded, format!("the job {} has already ended: it is {status}", job.id))
+    } else {
+        refused(Code::JobStatus, format!("the job {} is {status} and cannot be {what}", job.id))
+    }
+}
+
+/// The last checkpoint of a job becomes one of its child too. The bytes are there once; they go when neither needs them.
+async fn take_along(tx: &mut SqliteConnection, parent: JobId, child: JobId) -> Result<(), StoreError> {
+    let epoch: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO checkpoints (job_id, epoch, step, artifact_id, created_at)
+         SELECT ?1, epoch, step, artifact_id, ?2 FROM checkpoints WHERE job_id = ?3 ORDER BY epoch DESC, step DESC LIMIT 1
+         RETURNING epoch",
+    )
+    .bind(child.to_string())
+    .bind(now_ms())
+    .bind(parent.to_string())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(epoch) = epoch else { return Ok(()) };
+    sqlx::query("INSERT INTO metrics (job_id, name, step, value) SELECT ?, name, step, value FROM metrics WHERE job_id = ? AND step <= ?")
+        .bind(child.to_string())
+        .bind(parent.to_string())
+        .bind(epoch)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
