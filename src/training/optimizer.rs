@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use utoipa::ToSchema;
 
+use super::fused::{self, AdamStep};
 use crate::domain::refusal::Faults;
 use crate::models::parameters::{Parameters, Part, values};
 
@@ -126,28 +127,18 @@ impl Adam {
     }
 
     /// Moves a part of `parameters` against its `gradient` `[part.count()]`, at `rate` times the learning rate.
-    ///
-    /// With t steps begun and bias corrections c1 = 1 - beta1^t and c2 = 1 - beta2^t, the step is
-    /// lr * (m / c1) / (sqrt(v / c2) + epsilon), written so that both corrections are scalars.
     pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor, part: &Part, rate: f64) {
         let _guard = tch::no_grad_guard();
         let OptimizerSpec { lr, beta1, beta2, epsilon, weight_decay, .. } = self.spec;
-        let lr = lr * rate;
-        let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        let (c1, c2) = (1.0 - beta1.powi(exponent), (1.0 - beta2.powi(exponent)).sqrt());
+        let step = AdamStep { lr: lr * rate, beta1, beta2, epsilon, weight_decay };
+        let steps = Tensor::from_slice(&[self.steps as f32]).to_device(parameters.device());
         let mut offset = 0;
         for (start, length) in &part.ranges {
+            let stretch = |whole: &Tensor| whole.narrow(0, *start, *length);
+            let (mut flat, mut first, mut second) =
+                (stretch(parameters.flat()), stretch(&self.first), stretch(&self.second));
             let gradient = gradient.narrow(0, offset, *length);
-            let mut flat = parameters.flat().narrow(0, *start, *length);
-            let mut first = self.first.narrow(0, *start, *length);
-            let mut second = self.second.narrow(0, *start, *length);
-            if weight_decay > 0.0 {
-                let _ = flat.g_mul_scalar_(1.0 - lr * weight_decay);
-            }
-            let _ = first.lerp_(&gradient, 1.0 - beta1);
-            let _ = second.g_mul_scalar_(beta2).addcmul_(&(&gradient * (1.0 - beta2)), &gradient);
-            let spread = second.sqrt().g_add_scalar_(epsilon * c2);
-            let _ = flat.addcdiv_(&(&first * (-lr * c2 / c1)), &spread);
+            fused::adamw(&mut flat, &gradient, &mut first, &mut second, &steps, step);
             offset += length;
         }
     }
