@@ -20,6 +20,7 @@ RUN python3 scripts/libtorch.py --cpu
 # Then the dependencies, built with an empty program in place of this one. .cargo points the build at .libtorch.
 COPY Cargo.lock build.rs ./
 COPY .cargo .cargo
+COPY native native
 RUN mkdir src \
     && echo '//! Empty.' > src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \

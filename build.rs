@@ -1,6 +1,7 @@
-//! Tells the executable where libtorch lies, so that nobody has to export LD_LIBRARY_PATH.
+//! Compiles what is written in C++ against libtorch, and tells the executable where libtorch lies, so that nobody has to
+//! export LD_LIBRARY_PATH.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -12,6 +13,7 @@ fn main() {
     };
     let library = PathBuf::from(&directory);
     let library = library.canonicalize().unwrap_or(library);
+    compile_shim(&library);
     let cuda = library.with_file_name("cuda");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", library.display());
@@ -22,4 +24,23 @@ fn main() {
     for path in ["$ORIGIN/../lib/latente", &library.display().to_string(), &cuda.display().to_string()] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{path}");
     }
+}
+
+/// Compiles `native/` as torch-sys compiles its own part: the same headers, standard and layout of the C++ library.
+fn compile_shim(library: &Path) {
+    for name in ["LIBTORCH_INCLUDE", "LIBTORCH_CXX11_ABI"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    println!("cargo:rerun-if-changed=native");
+    let root = std::env::var_os("LIBTORCH_INCLUDE").map_or_else(|| library.with_file_name(""), PathBuf::from);
+    let include = root.join("include");
+    let layout = std::env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", layout.as_str())
+        .includes([include.join("torch/csrc/api/include"), include])
+        .warnings(false)
+        .file("native/torch_shim.cpp")
+        .compile("latente_torch_shim");
 }

@@ -81,8 +81,6 @@ ids! {
     ModelId = "mdl_", "model", "^mdl_[0-9a-f]{32}$";
     /// The id of bytes kept in the database: a model's weights or a checkpoint.
     ArtifactId = "art_", "artifact", "^art_[0-9a-f]{32}$";
-    /// The id of a sweep.
-    SweepId = "swp_", "sweep", "^swp_[0-9a-f]{32}$";
     /// The id of an upload in several requests.
     UploadId = "up_", "upload", "^up_[0-9a-f]{32}$";
 }

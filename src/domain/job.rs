@@ -1,12 +1,7 @@
 //! The life of a job: its statuses, which may follow which, why it ended, and how far it is.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-use super::limits::{CHECKPOINTS, METADATA_BYTES, METADATA_ENTRIES, PRIORITY, RUNTIME_SECONDS, TRAINER_MIB};
-use super::refusal::Faults;
 
 /// Where a job stands. The set is closed; clients may match on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -86,89 +81,6 @@ pub enum StopReason {
     Diverged,
     /// Somebody cancelled the job.
     User,
-    /// Other jobs of its sweep did better.
-    Outdone,
-}
-
-/// How a job is run. Nothing of it changes what is trained, and nothing of it is kept with the model.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunOptions {
-    /// Jobs of a higher priority leave the queue first.
-    #[schema(minimum = -100, maximum = 100)]
-    pub priority: i32,
-    /// Anything of the client's own: names and texts.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub metadata: BTreeMap<String, String>,
-    /// Seconds that its trainers may run in all. With more it fails as `max_runtime`, and `retry` goes on from its last
-    /// checkpoint.
-    #[schema(minimum = 1, maximum = 31536000)]
-    pub max_runtime_seconds: Option<u64>,
-    /// MiB of memory that its trainer may have of its own. The server's limit holds too.
-    #[schema(minimum = 128, maximum = 16777216)]
-    pub memory_mib: Option<u64>,
-    /// Which of its checkpoints are kept.
-    pub checkpoints: Retention,
-}
-
-/// Which checkpoints of a job are kept. One that has not ended keeps its last two in any case, and one that succeeded none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Retention {
-    /// Those with the lowest validation loss.
-    #[schema(minimum = 0, maximum = 10)]
-    pub best: u32,
-    /// The newest.
-    #[schema(minimum = 1, maximum = 10)]
-    pub latest: u32,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { best: 1, latest: 1 }
-    }
-}
-
-impl RunOptions {
-    /// Reports every fault; pointers begin with `prefix`.
-    pub fn find_faults(&self, prefix: &str, faults: &mut Faults) {
-        let at = |name: &str| format!("{prefix}/{name}");
-        faults.require_within(&at("priority"), self.priority, PRIORITY);
-        if let Some(seconds) = self.max_runtime_seconds {
-            faults.require_within(&at("max_runtime_seconds"), seconds, 1..=RUNTIME_SECONDS);
-        }
-        if let Some(mib) = self.memory_mib {
-            faults.require_within(&at("memory_mib"), mib, TRAINER_MIB);
-        }
-        faults.require_within(&at("checkpoints/best"), self.checkpoints.best, 0..=CHECKPOINTS);
-        faults.require_within(&at("checkpoints/latest"), self.checkpoints.latest, 1..=CHECKPOINTS);
-        check_metadata(&self.metadata, &at("metadata"), faults);
-    }
-
-    /// Whether nothing was said.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Reports names and texts of a client's own that are too many or too long.
-pub fn check_metadata(metadata: &BTreeMap<String, String>, pointer: &str, faults: &mut Faults) {
-    if metadata.len() > METADATA_ENTRIES {
-        faults.push(pointer, "too_many", format!("has {} entries; allowed are {METADATA_ENTRIES}", metadata.len()));
-    }
-    let bytes: usize = metadata.iter().map(|(name, text)| name.len() + text.len()).sum();
-    if bytes > METADATA_BYTES {
-        faults.push(pointer, "too_large", format!("has {bytes} bytes; allowed are {METADATA_BYTES}"));
-    }
-}
-
-/// What a job does from a moment on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PhaseEntry {
-    /// `waiting`, `starting`, `training`, `pausing`, `paused`, `stopping` or `done`. More may come.
-    pub phase: String,
-    /// Milliseconds since 1970.
-    pub at: i64,
 }
 
 /// Where a job begins that tries another one again.
@@ -190,12 +102,8 @@ pub enum WaitingCode {
     Worker,
     /// Others are before it in the queue.
     Queue,
-    /// As many jobs of its sweep run as its `max_parallel` allows.
-    Sweep,
     /// It is paused until somebody resumes it.
     Resume,
-    /// It waits at a rung for other jobs of its sweep.
-    Rung,
     /// It begins within a moment.
     Start,
 }

@@ -124,26 +124,8 @@ pub const METRIC_POINTS_MOST: u32 = 10_000;
 pub const WAIT_SECONDS_MOST: u64 = 60;
 /// Priorities of jobs.
 pub const PRIORITY: std::ops::RangeInclusive<i32> = -100..=100;
-/// Seconds that a job may be limited to: a year.
-pub const RUNTIME_SECONDS: u64 = 31_536_000;
 /// MiB of memory that a trainer may be limited to. With less not even libtorch begins.
 pub const TRAINER_MIB: std::ops::RangeInclusive<u64> = 128..=1 << 24;
-/// Checkpoints of one kind that a job keeps.
-pub const CHECKPOINTS: u32 = 10;
-/// Entries of the metadata of a job.
-pub const METADATA_ENTRIES: usize = 64;
-/// Bytes of the metadata of a job.
-pub const METADATA_BYTES: usize = 16 << 10;
-/// Lines that are kept of the log of one job.
-pub const LOG_LINES: i64 = 1_000;
-/// Characters of one line of the log of a job.
-pub const LOG_LINE_CHARACTERS: usize = 2_000;
-/// Phases of a job that its view lists, the last ones.
-pub const PHASES_LISTED: u32 = 50;
-/// Jobs of one sweep.
-pub const SWEEP_POINTS: usize = 1_000;
-/// Fields that a sweep varies.
-pub const SWEEP_FIELDS: usize = 16;
 /// Jobs that may wait in the queue.
 pub const QUEUED_JOBS: u64 = 10_000;
 /// Event streams open at once.

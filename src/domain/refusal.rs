@@ -78,8 +78,6 @@ codes! {
     JobEnded = "job_ended", User, false;
     /// The status of the job does not allow this.
     JobStatus = "job_status", User, true;
-    /// The job ran as long as it was allowed to.
-    MaxRuntime = "max_runtime", User, false;
     /// The dataset has missing values, which this version cannot train on.
     MissingValues = "missing_values", User, false;
     /// The device that was asked for is not there.

@@ -62,7 +62,6 @@ fn status(code: Code) -> StatusCode {
         | Code::InvalidDataset
         | Code::MissingValues
         | Code::DeviceUnavailable
-        | Code::MaxRuntime
         | Code::Diverged => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,

@@ -69,8 +69,15 @@ impl Shared {
         stop
     }
 
-    fn dismiss(&self, job: JobId) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+    /// Ends what `enlist` began. False when another worker has taken the job meanwhile: one that was paused may go on before
+    /// the worker that paused it is done.
+    fn dismiss(&self, job: JobId, stop: &Arc<Notify>) -> bool {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_own = running.get(&job).is_some_and(|other| Arc::ptr_eq(other, stop));
+        if is_own {
+            running.remove(&job);
+        }
+        is_own
     }
 
     fn running(&self) -> Vec<JobId> {

@@ -86,8 +86,9 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
         }
         Err(error) => tracing::error!(job.id = %job.id, %error, "The end of job {} could not be recorded", job.id),
     }
-    shared.dismiss(job.id);
-    shared.feed.close(job.id);
+    if shared.dismiss(job.id, &stop) {
+        shared.feed.close(job.id);
+    }
     shared.queued.notify_one();
 }
 

@@ -26,32 +26,8 @@ pub(super) async fn append(tx: &mut SqliteConnection, job: JobId, kind: &str, da
         .bind(now_ms())
         .bind(kind)
         .bind(to_json(data))
-        .execute(&mut *tx)
+        .execute(tx)
         .await?;
-    let phase = match kind {
-        "queued" | "interrupted" => "waiting",
-        "started" | "resumed" => "training",
-        "pausing" => "pausing",
-        "paused" => "paused",
-        "cancelling" => "stopping",
-        "succeeded" | "failed" | "cancelled" => "done",
-        _ => return Ok(()),
-    };
-    enter_phase(tx, job, phase).await
-}
-
-/// Notes what a job does from now on, within the caller's transaction.
-pub(super) async fn enter_phase(tx: &mut SqliteConnection, job: JobId, phase: &str) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO job_phases (job_id, position, phase, at)
-         SELECT ?1, coalesce(max(position), 0) + 1, ?2, ?3 FROM job_phases WHERE job_id = ?1
-         HAVING ?2 IS NOT (SELECT phase FROM job_phases WHERE job_id = ?1 ORDER BY position DESC LIMIT 1)",
-    )
-    .bind(job.to_string())
-    .bind(phase)
-    .bind(now_ms())
-    .execute(tx)
-    .await?;
     Ok(())
 }
 

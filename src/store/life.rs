@@ -91,8 +91,8 @@ impl Store {
         require_room(&mut tx).await?;
         let child = JobId::new();
         sqlx::query(
-            "INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, parent_job_id, options, created_at)
-             SELECT ?1, name, dataset_id, family, ?2, 'queued', ?3, priority, id, options, ?4 FROM jobs WHERE id = ?5",
+            "INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, parent_job_id, created_at)
+             SELECT ?1, name, dataset_id, family, ?2, 'queued', ?3, priority, id, ?4 FROM jobs WHERE id = ?5",
         )
         .bind(child.to_string())
         .bind(to_json(&parent.spec))

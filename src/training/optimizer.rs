@@ -336,7 +336,10 @@ mod tests {
                 step(&mut parameters, &mut optimizer, gradient);
                 for (found, expected) in parameters.snapshot().trained.iter().zip(expected) {
                     let off = (f64::from(*found) - expected).abs();
-                    assert!(off <= 2e-6 * expected.abs().max(0.5), "{spec:?}: step {number}: {found} is not {expected}");
+                    assert!(
+                        off <= 2e-6 * expected.abs().max(0.5),
+                        "{spec:?}: step {number}: {found} is not {expected}"
+                    );
                 }
             }
         });
@@ -366,13 +369,9 @@ mod tests {
 
     #[test]
     fn a_part_moves_alone_and_at_its_rate() {
-        for kind in [
-            OptimizerKind::Adam,
-            OptimizerKind::Adamw,
-            OptimizerKind::Sgd,
-            OptimizerKind::Rmsprop,
-            OptimizerKind::Lion,
-        ] {
+        for kind in
+            [OptimizerKind::Adam, OptimizerKind::Adamw, OptimizerKind::Sgd, OptimizerKind::Rmsprop, OptimizerKind::Lion]
+        {
             let mut builder = Builder::new(1, Device::Cpu);
             for name in ["a", "b", "c"] {
                 let _ = builder.constant(name, &[1], 0.5);
@@ -404,7 +403,9 @@ mod tests {
         let spec = |kind| OptimizerSpec { kind, ..OptimizerSpec::default() };
         let (_, adam) = setting(&spec(OptimizerKind::Adam), &[0.5; 3]);
         let (_, mut lion) = setting(&spec(OptimizerKind::Lion), &[0.5; 3]);
-        assert!(matches!(lion.restore(&adam.state()), Err(MismatchError::Shape { name, .. }) if name == "optimizer.second"));
+        assert!(
+            matches!(lion.restore(&adam.state()), Err(MismatchError::Shape { name, .. }) if name == "optimizer.second")
+        );
     }
 
     #[test]

@@ -434,10 +434,9 @@ mod tests {
                 let at = Position { step, epoch_steps, steps: shares.len() as u64 };
                 let found = share(&schedule, warmup, &plateau, at);
                 assert!((found - expected).abs() <= 1e-9 * expected.abs().max(1e-3), "{case}: step {step}: {found}");
-                if (step + 1) % epoch_steps == 0 {
-                    if let Some(loss) = losses.get((step / epoch_steps) as usize) {
-                        plateau.note(*loss, &schedule);
-                    }
+                let loss = losses.get((step / epoch_steps) as usize).filter(|_| (step + 1) % epoch_steps == 0);
+                if let Some(loss) = loss {
+                    plateau.note(*loss, &schedule);
                 }
             }
         }

@@ -5,6 +5,7 @@
 
 use tch::Tensor;
 
+use super::fused::{self, AdamStep};
 use super::optimizer::Rule;
 
 /// A stretch of the parameters and what is remembered of it, each `[length]`; memories that a rule does without are empty.
@@ -27,16 +28,14 @@ pub(super) fn sgd(rule: &Rule, lr: f64, stretch: &mut Stretch) {
     let _ = weights.g_sub_(&(direction * lr));
 }
 
-/// Adam (Kingma and Ba, 2015). With t steps begun and bias corrections c1 = 1 - beta1^t and c2 = 1 - beta2^t, the step is
-/// lr * (m / c1) / (sqrt(v / c2) + epsilon), written so that both corrections are scalars.
+/// Adam (Kingma and Ba, 2015), in one pass.
 pub(super) fn adam(rule: &Rule, lr: f64, steps: u64, stretch: &mut Stretch) {
     let Stretch { weights, gradient, first, second } = stretch;
-    let exponent = i32::try_from(steps).unwrap_or(i32::MAX);
-    let (c1, c2) = (1.0 - rule.beta1.powi(exponent), (1.0 - rule.beta2.powi(exponent)).sqrt());
-    let _ = first.lerp_(gradient, 1.0 - rule.beta1);
-    let _ = second.g_mul_scalar_(rule.beta2).addcmul_(&(&*gradient * (1.0 - rule.beta2)), gradient);
-    let spread = second.sqrt().g_add_scalar_(rule.epsilon * c2);
-    let _ = weights.addcdiv_(&(&*first * (-lr * c2 / c1)), &spread);
+    let begun = Tensor::from_slice(&[steps as f32]).to_device(weights.device());
+    let (beta1, beta2, epsilon) = (rule.beta1, rule.beta2, rule.epsilon);
+    // The decay was taken before.
+    let step = AdamStep { lr, beta1, beta2, epsilon, weight_decay: 0.0 };
+    fused::adamw(weights, gradient, first, second, &begun, step);
 }
 
 /// v = beta2 * v + (1 - beta2) * g²; w -= lr * g / (sqrt(v) + epsilon), or with a momentum w -= lr * m with

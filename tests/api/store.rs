@@ -278,3 +278,46 @@ async fn uploads_outlive_a_start_and_files_follow_the_table() {
         assert_eq!(std::fs::read(store.upload_path(*id)).unwrap(), b"12345abcde");
     }
 }
+
+#[tokio::test]
+async fn a_database_of_the_first_tables_is_brought_up_to_date_and_loses_no_row() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, data) = (home.path().join("migrations"), home.path().join("data"));
+    std::fs::create_dir_all(&old).unwrap();
+    std::fs::create_dir_all(&data).unwrap();
+    for name in ["0001_initial.sql", "0002_uploads.sql", "0003_splits.sql"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(name);
+        std::fs::copy(file, old.join(name)).unwrap();
+    }
+    let path = data.join("latente.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    sqlx::migrate::Migrator::new(old.as_path()).await.unwrap().run(&mut connection).await.unwrap();
+    let rows = [
+        "INSERT INTO datasets (id, name, format, rows, bytes, schema, created_at) VALUES ('ds', 'd', 'csv', 1, 4, '{}', 1)",
+        "INSERT INTO artifacts VALUES ('art', 0, '', 1)",
+        "INSERT INTO jobs (id, dataset_id, family, spec, status, max_deaths, created_at, priority) VALUES
+         ('one', 'ds', 'vae', '{}', 'cancelled', 3, 1, 7), ('two', 'ds', 'vae', '{}', 'succeeded', 3, 2, 0)",
+        "INSERT INTO job_events VALUES ('one', 1, 1, 'queued', '{}'), ('two', 1, 1, 'queued', '{}')",
+        "INSERT INTO metrics VALUES ('two', 'train/loss', 1, 0.5)",
+        "INSERT INTO checkpoints VALUES ('one', 1, 0, 'art', 1)",
+        "INSERT INTO splits VALUES ('two', 1, 1, 1, 'art')",
+    ];
+    for sql in rows {
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+    }
+    sqlx::Connection::close(connection).await.unwrap();
+
+    let store = Store::open(&data).await.unwrap();
+    for (sql, count) in [
+        ("SELECT count(*) FROM jobs WHERE parent_job_id IS NULL AND pausing = 0", 2),
+        ("SELECT priority FROM jobs WHERE id = 'one'", 7),
+        ("SELECT count(*) FROM job_events", 2),
+        ("SELECT count(*) FROM metrics", 1),
+        ("SELECT count(*) FROM checkpoints", 1),
+        ("SELECT count(*) FROM splits", 1),
+    ] {
+        assert_eq!(query(&path, sql).await, count, "{sql}");
+    }
+    drop(store);
+}

@@ -1,4 +1,4 @@
--- Jobs that pause, are tried again, wait by priority and have limits of their own.
+-- Jobs that pause and are tried again.
 --
 -- SQLite cannot change a CHECK, so the table is made anew. Dropping the old one would delete what refers to it, row by row:
 -- migrations therefore run on a connection that does not enforce foreign keys, and all are checked afterwards (`Store::open`).
@@ -30,10 +30,7 @@ CREATE TABLE jobs_anew (
     finished_at      INTEGER,
     -- A running job that is to be paused. It is no status: until its trainer has ended the job runs, and may yet succeed.
     pausing          INTEGER NOT NULL DEFAULT 0,
-    parent_job_id    TEXT REFERENCES jobs (id),    -- the job that this one tries again
-    options          TEXT NOT NULL DEFAULT '{}',   -- JSON: how it is run, without the priority
-    begun_at         INTEGER,                      -- of the attempt under way
-    spent_ms         INTEGER NOT NULL DEFAULT 0    -- of attempts that ended
+    parent_job_id    TEXT REFERENCES jobs (id)     -- the job that this one tries again
 ) STRICT;
 
 INSERT INTO jobs_anew (id, name, dataset_id, family, spec, status, stop_reason, error, progress, metrics, attempt, deaths, max_deaths,
@@ -46,23 +43,3 @@ ALTER TABLE jobs_anew RENAME TO jobs;
 CREATE INDEX jobs_waiting ON jobs (priority DESC, id) WHERE status = 'queued';
 CREATE INDEX jobs_by_dataset ON jobs (dataset_id);
 CREATE INDEX jobs_by_status ON jobs (status, id);
-
--- What a job did when. Written with the events that say so.
-CREATE TABLE job_phases (
-    job_id   TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    phase    TEXT NOT NULL,
-    at       INTEGER NOT NULL,
-    PRIMARY KEY (job_id, position)
-) STRICT, WITHOUT ROWID;
-
--- What a job's trainers and its workers said, for whoever looks for a reason. The oldest lines go when there are too many.
-CREATE TABLE job_log (
-    job_id  TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    seq     INTEGER NOT NULL,
-    at      INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    source  TEXT NOT NULL CHECK (source IN ('worker', 'trainer')),
-    line    TEXT NOT NULL,
-    PRIMARY KEY (job_id, seq)
-) STRICT, WITHOUT ROWID;
