@@ -255,23 +255,61 @@ fn a_run_that_was_interrupted_anywhere_ends_with_the_bytes_of_one_that_was_not()
                 spec.network = network.clone();
                 spec.training.clip_norm = Some(5.0);
             });
-            let (whole, watched) = digits.finish(&spec);
             // 162 rows train in batches of 32: five or six steps an epoch. Stops at a start, within epochs, and at their ends.
-            for stop_after in [1, 4, 6, 7, 13] {
-                let mut first = Watcher { stop_after_steps: Some(stop_after), ..Watcher::default() };
-                assert!(matches!(digits.train(&spec, None, &mut first).unwrap(), Outcome::Stopped));
-                let checkpoint = Checkpoint::from_bytes(&first.checkpoint.expect("a stop makes a checkpoint")).unwrap();
-                let mut second = Watcher::default();
-                let Outcome::Finished(resumed) = digits.train(&spec, Some(checkpoint), &mut second).unwrap() else {
-                    panic!("stopped")
-                };
-                assert_eq!(resumed.artifact, whole.artifact, "{} after {stop_after} steps", model.family());
-                assert_eq!(resumed.metrics, whole.metrics);
-                let curve = [first.epochs, second.epochs].concat();
-                assert_eq!(curve, watched.epochs, "{}: the curve has a gap or a double", model.family());
-            }
+            ends_as_if_never_stopped(&digits, &spec, &[1, 4, 6, 7, 13]);
         }
     });
+}
+
+/// Stops a run after so many steps, goes on from its checkpoint, and compares all that came of it with an uninterrupted run.
+fn ends_as_if_never_stopped(digits: &Digits, spec: &TrainSpec, stops: &[u64]) {
+    let (whole, watched) = digits.finish(spec);
+    let (family, optimizer) = (spec.model.family(), &spec.training.optimizer);
+    for stop_after in stops {
+        let mut first = Watcher { stop_after_steps: Some(*stop_after), ..Watcher::default() };
+        assert!(matches!(digits.train(spec, None, &mut first).unwrap(), Outcome::Stopped));
+        let checkpoint = Checkpoint::from_bytes(&first.checkpoint.expect("a stop makes a checkpoint")).unwrap();
+        let mut second = Watcher::default();
+        let Outcome::Finished(resumed) = digits.train(spec, Some(checkpoint), &mut second).unwrap() else {
+            panic!("stopped")
+        };
+        assert_eq!(resumed.artifact, whole.artifact, "{family} after {stop_after} steps, {optimizer:?}");
+        assert_eq!(resumed.metrics, whole.metrics);
+        let curve = [first.epochs, second.epochs].concat();
+        assert_eq!(curve, watched.epochs, "{family}: the curve has a gap or a double, {optimizer:?}");
+    }
+}
+
+#[test]
+fn every_optimizer_and_every_schedule_goes_on_where_it_was() {
+    let digits = Digits::read();
+    let optimizers = [
+        json!({"kind": "sgd", "momentum": 0.0}),
+        json!({"kind": "sgd", "nesterov": true, "weight_decay": 0.01}),
+        json!({"kind": "adam", "weight_decay": 0.1}),
+        json!({"kind": "adamw"}),
+        json!({"kind": "rmsprop"}),
+        json!({"kind": "rmsprop", "momentum": 0.5}),
+        json!({"kind": "lion"}),
+        json!({"schedule": {"kind": "step", "every_epochs": 1, "factor": 0.5}}),
+        json!({"schedule": "cosine", "warmup": {"steps": 9}}),
+        json!({"schedule": "one_cycle"}),
+        json!({"schedule": {"kind": "reduce_on_plateau", "patience": 0, "min_delta": 1.0, "factor": 0.5}, "warmup": {"epochs": 0.5}}),
+    ];
+    let mut weights = Vec::new();
+    for optimizer in optimizers {
+        let model = ModelSpec::default_of("autoencoder").unwrap();
+        let spec = digits.spec(model, |spec| {
+            spec.training.optimizer = serde_json::from_value(optimizer).unwrap();
+            spec.training.clip_value = Some(1.0);
+        });
+        ends_as_if_never_stopped(&digits, &spec, &[4, 6, 13]);
+        let trained = TrainedModel::read(&digits.finish(&spec).0.artifact, Device::Cpu).unwrap();
+        weights.push(trained.decode(&vec![0.5; trained.latent()], false).0);
+    }
+    for (index, one) in weights.iter().enumerate() {
+        assert!(weights[..index].iter().all(|other| other != one), "two of them train alike: {index}");
+    }
 }
 
 #[test]
