@@ -354,9 +354,9 @@ fn answers_have_the_right_shapes_and_a_batch_answers_like_single_rows() {
             }
             let calibration = trained.header.calibration.as_ref().unwrap();
             let samples = if model.has_density() { 8 } else { 0 };
-            let scores = trained.scores(&rows, samples, 1, true).unwrap();
+            let scores = trained.scores(&rows, samples, (1, 0), true).unwrap();
             close(&scores.errors, &errors, 1e-5);
-            assert_eq!(trained.scores(&rows, 1, 1, false).is_some(), model.has_density());
+            assert_eq!(trained.scores(&rows, 1, (1, 0), false).is_some(), model.has_density());
             for (row, (nats, shares)) in
                 scores.reconstruction.iter().zip(scores.contributions.unwrap().chunks(64)).enumerate()
             {

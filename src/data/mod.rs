@@ -22,7 +22,7 @@ pub mod npy;
 mod npz;
 mod parquet;
 pub mod preparation;
-mod quantiles;
+pub mod quantiles;
 pub mod rows;
 mod safetensors;
 mod sink;

@@ -48,7 +48,7 @@ impl Sample {
     /// The median, and the range between the quartiles as the deviation of a normal that has it; `None` of no values.
     pub fn robust(mut self) -> Option<(f64, f64)> {
         self.values.sort_unstable_by(f32::total_cmp);
-        let at = |share: f64| quantile(&self.values, share * (self.values.len().max(1) - 1) as f64);
+        let at = |share: f64| quantile(&self.values, share);
         (!self.values.is_empty()).then(|| (at(0.5), (at(0.75) - at(0.25)) / NORMAL_QUARTILES))
     }
 
@@ -63,7 +63,7 @@ impl Sample {
             let value = match number {
                 0 => self.least,
                 _ if number + 1 == count => self.greatest,
-                _ => quantile(&self.values, share * self.values.len() as f64 - 0.5) as f32,
+                _ => value_at(&self.values, share * self.values.len() as f64 - 0.5) as f32,
             };
             let normal = probit(share) as f32;
             match knots.last_mut() {
@@ -83,8 +83,13 @@ impl Sample {
 /// How far the quartiles of a standard normal are apart.
 const NORMAL_QUARTILES: f64 = 1.348_979_500_392_163_5;
 
-/// The value at a place between those of a sorted list.
-fn quantile(sorted: &[f32], place: f64) -> f64 {
+/// The quantile of a sorted list that is not empty, by linear interpolation between the nearest values, as NumPy has it.
+pub fn quantile(sorted: &[f32], share: f64) -> f64 {
+    value_at(sorted, share * (sorted.len() - 1) as f64)
+}
+
+/// The value at a place between those of a sorted list: 0 is the first, 0.5 midway to the second.
+fn value_at(sorted: &[f32], place: f64) -> f64 {
     let last = sorted.len() - 1;
     let place = place.clamp(0.0, last as f64);
     let below = (place.floor() as usize).min(last);

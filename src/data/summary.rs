@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::dataset::{Column, Kind, Role, Schema};
+use super::quantiles::quantile;
 use super::rows::RowFile;
 
 /// Values that are looked at, at most.
@@ -203,7 +204,7 @@ fn quantiles(sorted: &[f32]) -> Option<Quantiles> {
     if sorted.is_empty() {
         return None;
     }
-    let at = |share: f64| quantile(sorted, share);
+    let at = |share: f64| quantile(sorted, share) as f32;
     Some(Quantiles {
         p01: at(0.01),
         p05: at(0.05),
@@ -213,13 +214,6 @@ fn quantiles(sorted: &[f32]) -> Option<Quantiles> {
         p95: at(0.95),
         p99: at(0.99),
     })
-}
-
-/// By linear interpolation between the nearest values, as NumPy does.
-fn quantile(sorted: &[f32], share: f64) -> f32 {
-    let place = (sorted.len() - 1) as f64 * share;
-    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    (f64::from(below) + (f64::from(above) - f64::from(below)) * place.fract()) as f32
 }
 
 /// Fills in the strongest correlations of each column of numbers.

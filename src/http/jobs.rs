@@ -351,7 +351,8 @@ pub struct EventView {
     pub seq: i64,
     /// When (RFC 3339).
     pub at: String,
-    /// `queued`, `started`, `resumed`, `epoch`, `warning`, `interrupted`, `pausing`, `paused`, `resuming`, `cancelling`, `succeeded`, `failed` or `cancelled`.
+    /// `queued`, `started`, `resumed`, `epoch`, `warning`, `interrupted`, `pausing`, `paused`, `resuming`, `cancelling`,
+    /// `succeeded`, `failed` or `cancelled`.
     pub kind: String,
     /// Its facts; `message` is for people.
     #[schema(value_type = Object)]

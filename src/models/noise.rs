@@ -36,6 +36,8 @@ pub enum Purpose {
     Sampler = 9,
     /// Importance samples of rows that judge how strange others are.
     Calibration = 10,
+    /// The same of rows that a caller asks about; keyed by the piece of the question that they are in.
+    Score = 11,
 }
 
 /// A generator for `seed`, `purpose` and `index`.

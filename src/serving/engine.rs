@@ -166,11 +166,7 @@ fn alone(model: &TrainedModel, question: &Question) -> Result<Answer, Fault> {
         shared => unreachable!("{shared:?} goes through a shared pass; this is a bug"),
     }));
     let answer = answer.map_err(|panic| Fault::Failed(words(&*panic)))?;
-    answer.ok_or_else(|| {
-        let family = model.header.spec.model.family();
-        let detail = format!("a model of the family {family} has no log p(x)");
-        Fault::Refused(Refusal::new(Code::InvalidRequest, detail))
-    })
+    answer.ok_or_else(|| unable(model, "log p(x)"))
 }
 
 /// Rows go in pieces, because their draws take memory; each piece has draws of its own.
@@ -184,7 +180,7 @@ fn score(
     let mut whole = Answer { values: Vec::new(), beside: None };
     let at_once = if samples > 0 { SCORED_ROWS } else { INFERENCE_BATCH_ROWS } * model.header.shape.width;
     for (piece, chunk) in rows.chunks(at_once).enumerate() {
-        let scores = model.scores(chunk, samples, seed.wrapping_add(piece as u64), contributions)?;
+        let scores = model.scores(chunk, samples, (seed, piece as u64), contributions)?;
         whole.values.extend(Scored::numbers(model, &scores, measure, threshold));
         if let Some(shares) = scores.contributions {
             whole.beside.get_or_insert_default().extend(shares);
@@ -193,12 +189,7 @@ fn score(
     Some(whole)
 }
 
-fn unable(model: &TrainedModel, pass: Pass) -> Fault {
-    let what = match pass {
-        Pass::Predict => "labels, because it learned none",
-        Pass::ScoreEstimate => "an estimate of the gradient of log p(x)",
-        Pass::Encode | Pass::Decode | Pass::DecodeSpread | Pass::Reconstruct => "that",
-    };
+fn unable(model: &TrainedModel, what: &str) -> Fault {
     let family = model.header.spec.model.family();
     Fault::Refused(Refusal::new(Code::InvalidRequest, format!("a model of the family {family} cannot tell {what}")))
 }
@@ -220,7 +211,12 @@ fn pass_through(model: &TrainedModel, pass: Pass, values: &[f32]) -> Result<Answ
             Pass::ScoreEstimate => model.score_estimate(chunk).map(|scores| (scores, None)),
         }));
         let part = part.map_err(|panic| Fault::Failed(words(&*panic)))?;
-        let (part, beside) = part.ok_or_else(|| unable(model, pass))?;
+        let what = match pass {
+            Pass::Predict => "labels, because it learned none",
+            Pass::ScoreEstimate => "an estimate of the gradient of log p(x)",
+            Pass::Encode | Pass::Decode | Pass::DecodeSpread | Pass::Reconstruct => "that",
+        };
+        let (part, beside) = part.ok_or_else(|| unable(model, what))?;
         whole.values.extend(part);
         if let Some(beside) = beside {
             whole.beside.get_or_insert_default().extend(beside);

@@ -192,7 +192,10 @@ impl Store {
                     .await?;
             if let Some(known) = known {
                 let known = known.0?;
-                if known.spec != new.spec {
+                // An earlier version of the program may have left open what this one writes out.
+                let mut stored = known.spec.clone();
+                stored.training.optimizer.settle();
+                if stored != new.spec {
                     let detail = format!("was used before for another job, {}", known.id);
                     return Err(Refusal::at(Code::InvalidRequest, "Idempotency-Key", "conflict", detail).into());
                 }
@@ -430,7 +433,8 @@ impl Store {
         Ok(())
     }
 
-    /// Returns an interrupted job to the queue, pauses it when that was asked for, or ends it: when it was being cancelled, or when its trainers died too often.
+    /// Returns an interrupted job to the queue, pauses it when that was asked for, or ends it: when it was being cancelled, or
+    /// when its trainers died too often.
     ///
     /// # Errors
     /// The lease is lost.

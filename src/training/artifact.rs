@@ -323,11 +323,11 @@ impl TrainedModel {
         self.network().score_estimate(&self.prepared(rows)).map(|scores| values(&scores))
     }
 
-    /// How strange rows are, with the share of each column where it is asked for, and with so many draws of a seed what the
-    /// family's density says. `None` where it has none and draws are asked for.
-    pub fn scores(&self, rows: &[f32], samples: u32, seed: u64, contributions: bool) -> Option<Scores> {
+    /// How strange rows are, with the share of each column where it is asked for, and with so many draws of a seed and a piece of
+    /// its rows what the family's density says. `None` where it has none and draws are asked for.
+    pub fn scores(&self, rows: &[f32], samples: u32, draws: (u64, u64), contributions: bool) -> Option<Scores> {
         let _guard = tch::no_grad_guard();
-        let noise = Noise::new(seed, Purpose::Inference, 3, self.device());
+        let noise = Noise::new(draws.0, Purpose::Score, draws.1, self.device());
         let slots: Vec<usize> = self.header.preparation.columns.iter().map(Treatment::slots).collect();
         let slots = contributions.then_some(&slots[..]);
         Scores::of(self.network(), &self.prepared(rows), slots, (samples > 0).then_some((samples, &noise)))

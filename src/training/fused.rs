@@ -26,22 +26,9 @@ pub struct AdamStep {
 /// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps`, a single float, holds how
 /// many steps were begun, this one included.
 ///
-/// # Panics
-/// libtorch refuses the tensors, as when shapes or kinds differ: `tch` does the same for operations in place.
+/// # Errors
+/// The tensors do not go together, or libtorch refuses them; in its own words.
 pub fn adamw(
-    parameters: &mut Tensor,
-    gradients: &Tensor,
-    first: &mut Tensor,
-    second: &mut Tensor,
-    steps: &Tensor,
-    step: AdamStep,
-) {
-    if let Err(message) = try_adamw(parameters, gradients, first, second, steps, step) {
-        panic!("the step of the optimizer: {message}");
-    }
-}
-
-fn try_adamw(
     parameters: &mut Tensor,
     gradients: &Tensor,
     first: &mut Tensor,
@@ -128,7 +115,7 @@ mod tests {
         for number in 1..=20 {
             let gradient = normal(number as u64);
             let steps = Tensor::from_slice(&[number as f32]);
-            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP);
+            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
             let gradient = gradient.to_kind(Kind::Double);
             w *= 1.0 - STEP.lr * STEP.weight_decay;
             m = m * STEP.beta1 + &gradient * (1.0 - STEP.beta1);
@@ -147,7 +134,7 @@ mod tests {
         let tensor = |count: i64, kind| Tensor::ones([count], (kind, Device::Cpu));
         let attempt = |gradient: Tensor, kind| {
             let (mut w, mut m, mut v) = (tensor(3, kind), tensor(3, kind), tensor(3, kind));
-            try_adamw(&mut w, &gradient, &mut m, &mut v, &Tensor::from_slice(&[1.0_f32]), STEP)
+            adamw(&mut w, &gradient, &mut m, &mut v, &Tensor::from_slice(&[1.0_f32]), STEP)
         };
         assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(()));
         assert!(attempt(tensor(4, Kind::Float), Kind::Float).unwrap_err().contains("does not go with"));

@@ -231,6 +231,9 @@ impl Optimizer {
     }
 
     /// Moves a part of `parameters` against its `gradient` `[part.count()]`, at `rate` times the learning rate.
+    ///
+    /// # Panics
+    /// libtorch refuses the tensors.
     pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor, part: &Part, rate: f64) {
         let _guard = tch::no_grad_guard();
         let lr = self.rule.lr * rate;
@@ -247,9 +250,6 @@ impl Optimizer {
                 second: narrow(&self.second),
             };
             offset += length;
-            if self.rule.weight_decay > 0.0 {
-                let _ = stretch.weights.g_mul_scalar_(1.0 - lr * self.rule.weight_decay);
-            }
             match self.rule.kind {
                 OptimizerKind::Adam | OptimizerKind::Adamw => {
                     update_rules::adam(&self.rule, lr, self.steps, &mut stretch);

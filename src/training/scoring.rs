@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use utoipa::ToSchema;
 
+use crate::data::quantiles::quantile;
 use crate::models::Network;
 use crate::models::importance::Estimates;
 use crate::models::noise::Noise;
@@ -58,7 +59,7 @@ impl Calibration {
         let _guard = tch::no_grad_guard();
         let (mut reconstruction, mut log_likelihood) = (Vec::new(), Some(Vec::new()));
         for (index, x) in pieces.enumerate() {
-            reconstruction.extend(values(&Reconstructed::of(network, &x).nats()));
+            reconstruction.extend(values(&sum_of_rows(&reconstructed(network, &x).0)));
             let weights = network.log_weights(&x, SCORE_SAMPLES, &noise(index as u64));
             log_likelihood = log_likelihood.zip(weights).map(|(mut all, weights)| {
                 all.extend(Estimates::of(&weights).log_likelihood.iter().map(|nats| -nats));
@@ -95,9 +96,7 @@ impl Calibration {
     /// The measure that this share of ordinary rows lies below.
     pub fn value(&self, measure: Measure, share: f32) -> Option<f32> {
         let known = self.known(measure)?;
-        let place = share.clamp(0.0, 1.0) * (known.len() - 1) as f32;
-        let (low, high) = (known[place.floor() as usize], known[place.ceil() as usize]);
-        Some(low + (high - low) * place.fract())
+        Some(quantile(known, f64::from(share)) as f32)
     }
 
     fn known(&self, measure: Measure) -> Option<&[f32]> {
@@ -108,15 +107,15 @@ impl Calibration {
     }
 }
 
-/// Evenly spaced quantiles, each one of the values. `None` when there are none, or one is not finite.
+/// Evenly spaced quantiles, both ends among them. `None` when there are no values, or one is not finite.
 fn quantiles(mut values: Vec<f32>) -> Option<Vec<f32>> {
     if values.is_empty() || !values.iter().all(|value| value.is_finite()) {
         return None;
     }
     values.sort_unstable_by(f32::total_cmp);
-    let last = values.len() - 1;
     let count = QUANTILES.min(values.len().max(2));
-    Some((0..count).map(|number| values[(number * last + (count - 1) / 2) / (count - 1)]).collect())
+    let at = |number: usize| quantile(&values, number as f64 / (count - 1) as f64) as f32;
+    Some((0..count).map(at).collect())
 }
 
 /// What is found of rows; each has one number a row.
@@ -132,42 +131,23 @@ pub struct Scores {
     pub density: Option<Estimates>,
 }
 
-/// What a network makes of prepared rows, all `[rows, width]`.
-struct Reconstructed {
-    /// -log p(x given its code) of each prepared number.
-    nats_each: Tensor,
-    /// The rows, and what came back.
-    rows: (Tensor, Tensor),
+/// What a network makes of prepared rows, both `[rows, width]`: -log p(x given its code) of each number, and what came back.
+fn reconstructed(network: &dyn Network, x: &Tensor) -> (Tensor, Tensor) {
+    let output = network.outputs(&network.encode(x).mean);
+    let likelihood = network.likelihood();
+    (likelihood.negative_log_each(&output, x), likelihood.mean(&output))
 }
 
-impl Reconstructed {
-    fn of(network: &dyn Network, x: &Tensor) -> Self {
-        let output = network.outputs(&network.encode(x).mean);
-        let likelihood = network.likelihood();
-        Self {
-            nats_each: likelihood.negative_log_each(&output, x),
-            rows: (x.shallow_clone(), likelihood.mean(&output)),
-        }
-    }
-
-    /// `[rows]`.
-    fn nats(&self) -> Tensor {
-        self.nats_each.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
-    }
-
-    /// The mean squared error of each row over its prepared numbers, of which those that are missing do not count: `[rows]`.
-    fn errors(&self) -> Tensor {
-        let (x, restored) = &self.rows;
-        squared_errors(x, restored)
-    }
+/// The sum of each row: `[rows, width]` to `[rows]`.
+fn sum_of_rows(x: &Tensor) -> Tensor {
+    x.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
 }
 
 /// The mean squared error of each row `[rows, width]`, of which missing values do not count: `[rows]`.
 pub(super) fn squared_errors(x: &Tensor, restored: &Tensor) -> Tensor {
     let missing = x.isnan();
-    let known = missing.logical_not().sum_dim_intlist([1].as_slice(), false, Kind::Float).clamp_min(1.0);
     let squares = (restored - x).square().masked_fill(&missing, 0.0);
-    squares.sum_dim_intlist([1].as_slice(), false, Kind::Float) / known
+    sum_of_rows(&squares) / sum_of_rows(&missing.logical_not()).clamp_min(1.0)
 }
 
 impl Scores {
@@ -179,26 +159,19 @@ impl Scores {
         slots: Option<&[usize]>,
         density: Option<(u32, &Noise)>,
     ) -> Option<Self> {
-        let reconstructed = Reconstructed::of(network, x);
+        let (nats, restored) = reconstructed(network, x);
         let contributions = slots.map(|slots| {
-            let each = values(&reconstructed.nats_each);
-            let width = slots.iter().sum::<usize>().max(1);
             let of_row = |row: &[f32]| -> Vec<f32> {
-                let mut rest = row;
-                let mut column = |slots: &usize| -> f32 {
-                    let (own, others) = rest.split_at(*slots);
-                    rest = others;
-                    own.iter().sum()
-                };
-                slots.iter().map(&mut column).collect()
+                let mut rest = row.iter();
+                slots.iter().map(|slots| rest.by_ref().take(*slots).sum()).collect()
             };
-            each.chunks_exact(width).flat_map(of_row).collect()
+            values(&nats).chunks_exact(slots.iter().sum::<usize>().max(1)).flat_map(of_row).collect()
         });
         let density = match density {
             Some((samples, noise)) => Some(Estimates::of(&network.log_weights(x, samples, noise)?)),
             None => None,
         };
-        let (reconstruction, errors) = (values(&reconstructed.nats()), values(&reconstructed.errors()));
+        let (reconstruction, errors) = (values(&sum_of_rows(&nats)), values(&squared_errors(x, &restored)));
         Some(Self { reconstruction, errors, contributions, density })
     }
 }

@@ -16,9 +16,16 @@ pub(super) struct Stretch {
     pub second: Tensor,
 }
 
+fn decay(rule: &Rule, lr: f64, weights: &mut Tensor) {
+    if rule.weight_decay > 0.0 {
+        let _ = weights.g_mul_scalar_(1.0 - lr * rule.weight_decay);
+    }
+}
+
 /// w -= lr * m with m = momentum * m + g; by Nesterov's rule w -= lr * (g + momentum * m).
 pub(super) fn sgd(rule: &Rule, lr: f64, stretch: &mut Stretch) {
     let Stretch { weights, gradient, first, .. } = stretch;
+    decay(rule, lr, weights);
     if rule.momentum == 0.0 {
         let _ = weights.g_sub_(&(&*gradient * lr));
         return;
@@ -32,16 +39,17 @@ pub(super) fn sgd(rule: &Rule, lr: f64, stretch: &mut Stretch) {
 pub(super) fn adam(rule: &Rule, lr: f64, steps: u64, stretch: &mut Stretch) {
     let Stretch { weights, gradient, first, second } = stretch;
     let begun = Tensor::from_slice(&[steps as f32]).to_device(weights.device());
-    let (beta1, beta2, epsilon) = (rule.beta1, rule.beta2, rule.epsilon);
-    // The decay was taken before.
-    let step = AdamStep { lr, beta1, beta2, epsilon, weight_decay: 0.0 };
-    fused::adamw(weights, gradient, first, second, &begun, step);
+    let Rule { beta1, beta2, epsilon, weight_decay, .. } = *rule;
+    let step = AdamStep { lr, beta1, beta2, epsilon, weight_decay };
+    fused::adamw(weights, gradient, first, second, &begun, step)
+        .unwrap_or_else(|fault| panic!("the step of the optimizer: {fault}"));
 }
 
 /// v = beta2 * v + (1 - beta2) * g²; w -= lr * g / (sqrt(v) + epsilon), or with a momentum w -= lr * m with
 /// m = momentum * m + g / (sqrt(v) + epsilon) (Hinton, 2012).
 pub(super) fn rmsprop(rule: &Rule, lr: f64, stretch: &mut Stretch) {
     let Stretch { weights, gradient, first, second } = stretch;
+    decay(rule, lr, weights);
     let _ = second.g_mul_scalar_(rule.beta2).addcmul_(&(&*gradient * (1.0 - rule.beta2)), gradient);
     let spread = second.sqrt().g_add_scalar_(rule.epsilon);
     if rule.momentum == 0.0 {
@@ -55,6 +63,7 @@ pub(super) fn rmsprop(rule: &Rule, lr: f64, stretch: &mut Stretch) {
 /// w -= lr * sign(beta1 * m + (1 - beta1) * g), then m = beta2 * m + (1 - beta2) * g (Chen et al., 2023).
 pub(super) fn lion(rule: &Rule, lr: f64, stretch: &mut Stretch) {
     let Stretch { weights, gradient, first, .. } = stretch;
+    decay(rule, lr, weights);
     let _ = weights.g_sub_(&(first.lerp(gradient, 1.0 - rule.beta1).sign() * lr));
     let _ = first.lerp_(gradient, 1.0 - rule.beta2);
 }

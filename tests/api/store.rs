@@ -321,3 +321,22 @@ async fn a_database_of_the_first_tables_is_brought_up_to_date_and_loses_no_row()
     }
     drop(store);
 }
+
+#[tokio::test]
+async fn a_key_finds_its_job_even_where_an_earlier_version_left_settings_open() {
+    let bench = Bench::new().await;
+    let mut spec = bench.spec.clone();
+    spec.training.optimizer = serde_json::from_str(r#"{"schedule": "cosine"}"#).unwrap();
+    spec.training.optimizer.settle();
+    let new = NewJob { spec, max_deaths: 3, priority: 0, idempotency_key: Some("k".to_owned()) };
+    let (job, is_new) = bench.store.insert_job(&new).await.unwrap();
+    assert!(is_new);
+    let sql =
+        "UPDATE jobs SET spec = json_set(spec, '$.training.optimizer.schedule', 'cosine') WHERE idempotency_key = 'k'";
+    assert_eq!(change(&bench.database(), sql).await, 1);
+    let (again, is_new) = bench.store.insert_job(&new).await.unwrap();
+    assert_eq!((again.id, is_new), (job.id, false));
+    let mut other = new;
+    other.spec.training.epochs += 1;
+    assert!(matches!(bench.store.insert_job(&other).await, Err(StoreError::Refused(_))));
+}

@@ -13,22 +13,26 @@ use sha2::{Digest, Sha256};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::http::App;
 
-/// Whatever is asked of a model or downloaded from it. Answers `304 Not Modified` where the caller's tag is that of the answer; else gives the answer its tag.
+/// Whatever is asked of a model or downloaded from it. Answers `304 Not Modified` where the caller's tag is that of the answer;
+/// else gives the answer its tag.
 pub async fn conditional(State(app): State<App>, request: Request, next: Next) -> Response {
     let asked = request.uri().path().strip_prefix("/v1/models/").and_then(|rest| rest.split_once('/'));
     let Some((id, _)) = asked.filter(|_| request.method() == Method::GET) else { return next.run(request).await };
     // A model or dataset that is not there is the handler's to refuse.
     let Some(tag) = tag(&app, id, request.uri(), request.headers()).await else { return next.run(request).await };
-    let held = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let is_held = held
-        .flat_map(|held| held.split(','))
-        .map(str::trim)
-        .any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held).as_bytes() == tag.as_bytes());
-    if is_held {
+    let lists = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let held: Vec<&str> = lists.flat_map(|list| list.split(',')).map(str::trim).collect();
+    if held.iter().any(|held| held.strip_prefix("W/").unwrap_or(held).as_bytes() == tag.as_bytes()) {
         return described(StatusCode::NOT_MODIFIED.into_response(), tag);
     }
+    // Whatever the caller has will do, but only where there is an answer.
+    let any = held.contains(&"*");
     let response = next.run(request).await;
-    if response.status() == StatusCode::OK { described(response, tag) } else { response }
+    match response.status() {
+        StatusCode::OK if any => described(StatusCode::NOT_MODIFIED.into_response(), tag),
+        StatusCode::OK => described(response, tag),
+        _ => response,
+    }
 }
 
 /// A cache may keep the answer, and asks each time whether the model is still there.
@@ -51,8 +55,8 @@ async fn tag(app: &App, id: &str, uri: &Uri, headers: &HeaderMap) -> Option<Head
     add(model.id.to_string().as_bytes());
     add(uri.path_and_query()?.as_str().as_bytes());
     headers.get_all(ACCEPT).iter().for_each(|value| add(value.as_bytes()));
-    let named = uri.query().unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("dataset="));
-    for dataset in named {
+    let parameters: Vec<(String, String)> = serde_html_form::from_str(uri.query().unwrap_or("")).ok()?;
+    for (_, dataset) in parameters.iter().filter(|(name, _)| name == "dataset") {
         let dataset = app.store.dataset(dataset.parse::<DatasetId>().ok()?).await.ok()?;
         add(&serde_json::to_vec(&dataset.schema).ok()?);
     }

@@ -196,8 +196,14 @@ async fn what_a_caller_has_already_is_not_worked_out_again() {
     let before = app.get(&path).await.headers["etag"].clone();
     app.patch(&format!("/v1/datasets/{dataset}"), &json!({"columns": {"digit": {"role": "ignore"}}})).await.expect(200);
     assert_ne!(app.get(&path).await.headers["etag"], before);
-    // A refusal has no tag, and a model that is gone is not said to be unchanged.
-    assert!(app.get(&format!("{model}/encode?x=1")).await.headers.get("etag").is_none());
+    let encoded = path.replace("dataset=", "data%73et=");
+    let before = app.get(&encoded).await.headers["etag"].clone();
+    app.patch(&format!("/v1/datasets/{dataset}"), &json!({"columns": {"digit": {"role": "label"}}})).await.expect(200);
+    assert_ne!(app.get(&encoded).await.headers["etag"], before);
+    // A refusal has no tag, whatever the caller has, and a model that is gone is not said to be unchanged.
+    let refused = with(&format!("{model}/encode?x=1"), "*", "*/*").await;
+    assert!(refused.status == 422 && refused.headers.get("etag").is_none());
+    assert_eq!(with(&format!("{model}/nothing"), "*", "*/*").await.status, 404);
     let held = app.get(&path).await.headers["etag"].to_str().unwrap().to_owned();
     app.delete(&model).await;
     assert_eq!(with(&path, &held, "*/*").await.status, 404);
