@@ -113,7 +113,7 @@ impl Observer for Watcher {
             }
             Report::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint.to_bytes()),
             Report::Warning(text) => self.warnings.push(text),
-            Report::Progress(_) | Report::Started(_) | Report::Split(_) => {}
+            Report::Progress(_) | Report::Started(_) | Report::Split(_) | Report::Phase(_) => {}
         }
     }
 

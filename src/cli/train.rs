@@ -11,7 +11,7 @@ use super::file::FileArgs;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
 use crate::jobs::messages::{Message, Order, Request};
-use crate::jobs::process::{TrainerConfig, TrainerProcess};
+use crate::jobs::process::{Ending, TrainerConfig, TrainerProcess};
 use crate::training::presets::presets;
 use crate::training::spec::TrainSpec;
 
@@ -71,7 +71,7 @@ impl Train {
             threads: self.threads.unwrap_or(cores),
             memory_bytes: None,
         };
-        let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows };
+        let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows, left_ms: None };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
         write_aside(&self.output, &artifact)?;
@@ -136,7 +136,7 @@ impl Train {
                 _ = &mut interrupted => bail!("interrupted; no model was written"),
             }
             if batch.is_empty() {
-                let (status, words) = process.end(false).await;
+                let Ending { status, last_words: words, .. } = process.end(false).await;
                 bail!("the trainer ended without a result ({}) {words}", status?);
             }
             for message in batch.drain(..) {
@@ -154,7 +154,7 @@ impl Train {
                     }
                     Message::Failed { error } => return Err(faults("the job failed", &error)),
                     Message::Stopped => bail!("the trainer was stopped"),
-                    Message::Started(_) | Message::Split { .. } => {}
+                    Message::Started(_) | Message::Split { .. } | Message::Phase { .. } => {}
                 }
             }
         }

@@ -79,8 +79,106 @@ pub enum StopReason {
     EarlyStopped,
     /// The loss or the gradient was no longer finite; the best epoch before that was kept.
     Diverged,
+    /// The time that the job was given was over; the best epoch before that was kept, or what there was of the first one.
+    MaxRuntime,
     /// Somebody cancelled the job.
     User,
+}
+
+/// What a job does at a time. More may come; clients should take any name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// In the queue.
+    Waiting,
+    /// A worker has it, and its trainer is coming up.
+    Starting,
+    /// Rows are divided, and what is done to columns is found from those that train.
+    Preparing,
+    /// Layers train one by one.
+    Pretraining,
+    /// All layers train.
+    Training,
+    /// The model that was kept is measured.
+    Evaluating,
+    /// What codes are drawn from is fitted.
+    FittingSampler,
+    /// Held-out rows are scored, so that others can be compared with them.
+    Calibrating,
+    /// The model is written.
+    Storing,
+    /// Its trainer was asked to stop, until somebody resumes the job.
+    Pausing,
+    /// Until somebody resumes it.
+    Paused,
+    /// Its trainer was asked to stop for good.
+    Stopping,
+    /// It has ended.
+    Done,
+}
+
+impl Phase {
+    /// The name on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Preparing => "preparing",
+            Self::Pretraining => "pretraining",
+            Self::Training => "training",
+            Self::Evaluating => "evaluating",
+            Self::FittingSampler => "fitting_sampler",
+            Self::Calibrating => "calibrating",
+            Self::Storing => "storing",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// What a job may use up, and what stays of it. Nothing of this is in the model file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunOptions {
+    /// Seconds that workers may spend on it, over all attempts. Then it ends after the step under way, with a model.
+    pub max_runtime_seconds: Option<u32>,
+    /// MiB of memory that its trainer may have of its own; the operator's limit holds too.
+    pub max_memory_mib: Option<u64>,
+    /// Checkpoints that are kept.
+    pub keep: Retention,
+}
+
+impl RunOptions {
+    /// Milliseconds that are left of a job that ran for so many; `None` without a limit.
+    pub fn left_ms(&self, ran_ms: u64) -> Option<u64> {
+        self.max_runtime_seconds.map(|seconds| (u64::from(seconds) * 1000).saturating_sub(ran_ms))
+    }
+
+    /// Bytes that its trainer may have, where the operator allows `most`.
+    pub fn memory_bytes(&self, most: Option<u64>) -> Option<u64> {
+        let own = self.max_memory_mib.map(|mib| mib << 20);
+        own.into_iter().chain(most).min()
+    }
+}
+
+/// Checkpoints that are kept of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Retention {
+    /// So many of those that were the best when they were made.
+    pub best: u32,
+    /// So many of the latest. While the job has not ended it is two at least, should one be damaged.
+    pub latest: u32,
+    /// Whether they stay when the job has succeeded.
+    pub after_success: bool,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { best: 1, latest: 1, after_success: false }
+    }
 }
 
 /// Where a job begins that tries another one again.
@@ -149,6 +247,14 @@ mod tests {
         let next: Vec<_> = JobStatus::ALL.into_iter().filter(|next| JobStatus::Paused.may_become(*next)).collect();
         assert_eq!(next, [JobStatus::Queued, JobStatus::Cancelled]);
         assert!(!JobStatus::Cancelling.may_become(JobStatus::Paused));
+    }
+
+    #[test]
+    fn the_narrower_of_two_limits_holds_and_time_runs_over_attempts() {
+        let options = RunOptions { max_runtime_seconds: Some(3), max_memory_mib: Some(256), ..RunOptions::default() };
+        assert_eq!((options.left_ms(1_000), options.left_ms(9_000)), (Some(2_000), Some(0)));
+        assert_eq!((options.memory_bytes(None), options.memory_bytes(Some(1 << 20))), (Some(256 << 20), Some(1 << 20)));
+        assert_eq!((RunOptions::default().memory_bytes(None), RunOptions::default().left_ms(5)), (None, None));
     }
 
     #[test]

@@ -126,6 +126,16 @@ pub const WAIT_SECONDS_MOST: u64 = 60;
 pub const PRIORITY: std::ops::RangeInclusive<i32> = -100..=100;
 /// MiB of memory that a trainer may be limited to. With less not even libtorch begins.
 pub const TRAINER_MIB: std::ops::RangeInclusive<u64> = 128..=1 << 24;
+/// Seconds of training that a job may be limited to.
+pub const RUNTIME_SECONDS: std::ops::RangeInclusive<u32> = 1..=31_536_000;
+/// Checkpoints of each kind that may be kept of a job.
+pub const CHECKPOINTS: u32 = 10;
+/// Lines that are kept of the log of a job; the oldest go first.
+pub const LOG_LINES: u32 = 2_000;
+/// Bytes of one line of it; a longer one is cut in pieces.
+pub const LOG_LINE_BYTES: usize = 1_000;
+/// Phases that are kept of the history of a job.
+pub const PHASES: i64 = 200;
 /// Jobs that may wait in the queue.
 pub const QUEUED_JOBS: u64 = 10_000;
 /// Event streams open at once.

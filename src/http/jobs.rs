@@ -20,9 +20,12 @@ use super::error::{ApiError, Problem, internal};
 use super::extract::{Id, Lenient, Nothing, Query};
 use super::life::WaitingView;
 use super::lists::{List, page};
+use super::phases::{LimitsView, PhaseView};
 use crate::domain::id::{DatasetId, JobId, ModelId};
-use crate::domain::job::{JobStatus, Progress, StopReason};
-use crate::domain::limits::{METRIC_POINTS_MOST, PAGE_ITEMS_MOST, PRIORITY, WAIT_SECONDS_MOST};
+use crate::domain::job::{JobStatus, Phase, Progress, Retention, RunOptions, StopReason};
+use crate::domain::limits::{
+    CHECKPOINTS, METRIC_POINTS_MOST, PAGE_ITEMS_MOST, PRIORITY, RUNTIME_SECONDS, TRAINER_MIB, WAIT_SECONDS_MOST,
+};
 use crate::domain::refusal::{Category, Code, Fault, Faults, Refusal};
 use crate::store::StoreError;
 use crate::store::events::Event;
@@ -52,8 +55,12 @@ pub struct JobView {
     pub name: Option<String>,
     /// Where it stands.
     pub status: JobStatus,
-    /// What it does just now: `waiting`, `starting`, `training`, `pausing`, `paused`, `stopping` or `done`. More may come.
-    pub phase: &'static str,
+    /// What it does just now: `waiting`, `starting`, `preparing`, `pretraining`, `training`, `evaluating`, `fitting_sampler`,
+    /// `calibrating`, `storing`, `pausing`, `paused`, `stopping` or `done`. More may come.
+    pub phase: String,
+    /// What it did when, in order; lists leave it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Vec<PhaseView>>,
     /// How far it is.
     pub progress: Option<Progress>,
     /// Figures of its model; `null` until it succeeded.
@@ -68,6 +75,10 @@ pub struct JobView {
     pub queue_position: Option<i64>,
     /// What it waits for, while it is queued or paused.
     pub waiting_for: Option<WaitingView>,
+    /// What it may use up, and what stays of it.
+    pub limits: LimitsView,
+    /// Seconds that workers were at it, over all attempts.
+    pub runtime_seconds: f64,
     /// The job that this one tries again.
     pub parent_job_id: Option<JobId>,
     /// Its model, once it succeeded.
@@ -89,16 +100,17 @@ pub struct JobView {
 impl JobView {
     pub(super) fn new(app: &App, job: Job) -> Self {
         let live = app.jobs.feed().progress(job.id);
-        let phase = match job.status {
-            JobStatus::Queued => "waiting",
-            JobStatus::Running if job.pausing => "pausing",
-            JobStatus::Running if live.is_none() => "starting",
-            JobStatus::Running => "training",
-            JobStatus::Cancelling => "stopping",
-            JobStatus::Paused => "paused",
-            JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => "done",
-        };
         let waiting_for = WaitingView::of(app, &job);
+        let phase = match job.status {
+            JobStatus::Queued => Phase::Waiting,
+            JobStatus::Running if job.pausing => Phase::Pausing,
+            JobStatus::Running => Phase::Starting,
+            JobStatus::Cancelling => Phase::Stopping,
+            JobStatus::Paused => Phase::Paused,
+            JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => Phase::Done,
+        };
+        // What a running job does, its trainer tells.
+        let told = job.phase.filter(|_| phase == Phase::Starting);
         Self {
             id: job.id,
             name: job.name,
@@ -107,7 +119,10 @@ impl JobView {
             priority: job.priority,
             queue_position: job.queue_position,
             parent_job_id: job.parent_job_id,
-            phase,
+            phase: told.unwrap_or_else(|| phase.as_str().to_owned()),
+            phases: None,
+            limits: job.options.into(),
+            runtime_seconds: job.ran_ms as f64 / 1000.0,
             progress: live.or(job.progress),
             metrics: job.metrics,
             stop_reason: job.stop_reason,
@@ -137,6 +152,40 @@ pub struct CreateQuery {
     #[serde(default)]
     #[param(value_type = Option<i32>)]
     priority: i32,
+    /// Seconds that workers may spend on it, over all attempts. Then it ends after the step under way, with a model.
+    max_runtime_seconds: Option<u32>,
+    /// MiB of memory that its trainer may have of its own. The server's own limit holds too.
+    max_memory_mib: Option<u64>,
+    /// Checkpoints to keep of those that were the best when they were made: 0 to 10, 1 when left out.
+    keep_best: Option<u32>,
+    /// Checkpoints to keep of the latest: 1 to 10, 1 when left out. While it has not ended there are two at least.
+    keep_latest: Option<u32>,
+    /// Whether checkpoints stay when the job has succeeded; `false` when left out.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    keep_after_success: bool,
+}
+
+impl CreateQuery {
+    /// What the job may use up, and what stays of it; reports what is not allowed.
+    fn options(&self, faults: &mut Faults) -> RunOptions {
+        faults.require_within("?priority", self.priority, PRIORITY);
+        if let Some(seconds) = self.max_runtime_seconds {
+            faults.require_within("?max_runtime_seconds", seconds, RUNTIME_SECONDS);
+        }
+        if let Some(mib) = self.max_memory_mib {
+            faults.require_within("?max_memory_mib", mib, TRAINER_MIB);
+        }
+        let default = Retention::default();
+        let keep = Retention {
+            best: self.keep_best.unwrap_or(default.best),
+            latest: self.keep_latest.unwrap_or(default.latest),
+            after_success: self.keep_after_success,
+        };
+        faults.require_within("?keep_best", keep.best, 0..=CHECKPOINTS);
+        faults.require_within("?keep_latest", keep.latest, 1..=CHECKPOINTS);
+        RunOptions { max_runtime_seconds: self.max_runtime_seconds, max_memory_mib: self.max_memory_mib, keep }
+    }
 }
 
 /// Queue a training job.
@@ -156,7 +205,7 @@ pub async fn create_job(
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
     let mut faults = body.faults;
-    faults.require_within("?priority", query.priority, PRIORITY);
+    let options = query.options(&mut faults);
     if let (Some(spec), false) = (&body.value, faults.is_empty()) {
         spec.find_faults(&mut faults);
     }
@@ -167,12 +216,13 @@ pub async fn create_job(
         other => ApiError::from(other),
     })?;
     let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
-    let job = app.jobs.submit(resolved, query.priority, key).await?;
+    let job = app.jobs.submit(resolved, query.priority, options, key).await?;
     let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+/// The key that names a request, when it has one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=200).contains(&key.len()) => Ok(Some(key.to_owned())),
@@ -259,7 +309,8 @@ pub async fn get_job(
             () = shutdown.cancelled() => break,
         }
     }
-    Ok(Json(JobView::new(&app, job)))
+    let phases = app.store.phases(id).await?.into_iter().map(PhaseView::from).collect();
+    Ok(Json(JobView { phases: Some(phases), ..JobView::new(&app, job) }))
 }
 
 fn parse_wait(text: &str) -> Result<Duration, Refusal> {

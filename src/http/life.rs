@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::error::{ApiError, Problem, internal};
 use super::extract::{Id, Lenient, Nothing, Query};
-use super::jobs::JobView;
+use super::jobs::{JobView, idempotency_key};
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, WaitingCode};
 use crate::domain::limits::{NAME_CHARS, PRIORITY};
@@ -85,9 +85,12 @@ pub struct Retry {
 }
 
 /// Try a job again that failed or was cancelled: as a new job of the same spec, which goes on from the last checkpoint that was
-/// kept, where there is one. The job itself stays as it is. Each request makes another job.
+/// kept, where there is one. The job itself stays as it is. Each request makes another job, unless it has the
+/// `Idempotency-Key` of one before.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path, description = "The id of a job")),
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs",
+    params(("id" = String, Path, description = "The id of a job"),
+           ("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
     request_body = Retry,
     responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
@@ -95,10 +98,12 @@ pub async fn retry_job(
     State(app): State<App>,
     _: Query<Nothing>,
     Id(id): Id<JobId>,
+    headers: HeaderMap,
     body: Lenient<Retry>,
 ) -> Result<Response, ApiError> {
+    let key = idempotency_key(&headers)?;
     body.faults.into_result(Code::InvalidRequest)?;
-    let job = app.jobs.retry(id, body.value.unwrap_or_default().from).await?;
+    let job = app.jobs.retry(id, body.value.unwrap_or_default().from, key.as_deref()).await?;
     let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
 }

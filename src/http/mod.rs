@@ -2,6 +2,7 @@
 //!
 //! Handlers extract, check, make one call downwards and answer. Every address is in [`router`].
 
+pub mod checkpoints;
 pub mod datasets;
 pub mod error;
 pub mod exports;
@@ -16,6 +17,7 @@ pub mod life;
 pub mod lists;
 pub mod models;
 pub mod openapi;
+pub mod phases;
 pub mod profile;
 pub mod server;
 pub mod splits;
@@ -120,6 +122,9 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /v1/jobs/{id}/metrics
         // GET               /v1/jobs/{id}/events
         // GET               /v1/jobs/{id}/split
+        // GET               /v1/jobs/{id}/log
+        // GET               /v1/jobs/{id}/checkpoints
+        // GET               /v1/jobs/{id}/checkpoints/{name}
         .routes(routes!(jobs::create_job, jobs::list_jobs))
         .routes(routes!(jobs::get_job, life::change_job))
         .routes(routes!(jobs::cancel_job))
@@ -129,6 +134,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(jobs::get_metrics))
         .routes(routes!(jobs::get_events))
         .routes(routes!(splits::get_split))
+        .routes(routes!(phases::get_log))
+        .routes(routes!(checkpoints::list_checkpoints))
+        .routes(routes!(checkpoints::download_checkpoint))
         // GET               /v1/models
         // GET DELETE        /v1/models/{id}
         // GET               /v1/models/{id}/artifacts/safetensors

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::dataset::Schema;
-use crate::domain::job::{Progress, StopReason};
+use crate::domain::job::{Phase, Progress, StopReason};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::Refusal;
 use crate::training::observer::Started;
@@ -27,12 +27,19 @@ pub struct Request {
     pub rows_path: std::path::PathBuf,
     /// How many there are.
     pub rows: u64,
+    /// Milliseconds after which it ends with the model it has; no limit when it is absent.
+    pub left_ms: Option<u64>,
 }
 
 /// From the trainer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub enum Message {
+    /// The trainer goes on to something else.
+    Phase {
+        /// What it does now.
+        phase: Phase,
+    },
     /// Training begins or goes on.
     Started(Started),
     /// Rows were divided. The worker removes the file.
@@ -59,6 +66,8 @@ pub enum Message {
         epoch: u32,
         /// Steps done of the epoch under way.
         step: u64,
+        /// Whether its weights are the best so far.
+        best: bool,
     },
     /// Something that a person should know.
     Warning {

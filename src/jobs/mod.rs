@@ -6,6 +6,7 @@
 //! Start reading with [`Jobs`], then `worker`.
 
 pub mod feed;
+mod log;
 pub mod messages;
 pub mod process;
 pub mod trainer;
@@ -20,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::JobId;
-use crate::domain::job::{JobStatus, RetryFrom};
+use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
 use crate::store::jobs::{Job, NewJob};
 use crate::store::{Store, StoreError};
 use crate::training::device::Devices;
@@ -120,10 +121,11 @@ impl Jobs {
         &self,
         spec: TrainSpec,
         priority: i32,
+        options: RunOptions,
         idempotency_key: Option<String>,
     ) -> Result<Job, StoreError> {
         self.devices.choose(spec.training.device)?;
-        let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, idempotency_key };
+        let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, options, idempotency_key };
         let (job, _) = self.shared.store.insert_job(&new).await?;
         self.shared.queued.notify_one();
         Ok(job)
@@ -166,13 +168,15 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Tries a job anew that failed or was cancelled: as another job of the same spec.
+    /// Tries a job anew that failed or was cancelled: as another job of the same spec. With a key that was used before, answers
+    /// with that job.
     ///
     /// # Errors
-    /// There is none of this id, it did not end so, its dataset or device is gone, or the queue is full.
-    pub async fn retry(&self, id: JobId, from: RetryFrom) -> Result<Job, StoreError> {
+    /// There is none of this id, it did not end so, its dataset or device is gone, the queue is full, or the key was used for
+    /// something else.
+    pub async fn retry(&self, id: JobId, from: RetryFrom, key: Option<&str>) -> Result<Job, StoreError> {
         self.devices.choose(self.shared.store.job(id).await?.spec.training.device)?;
-        let job = self.shared.store.retry(id, from, MAX_DEATHS).await?;
+        let job = self.shared.store.retry(id, from, MAX_DEATHS, key).await?;
         self.shared.queued.notify_one();
         Ok(job)
     }

@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::messages::{Message, Order, REQUEST, RESUME, Request};
-use crate::domain::limits::TRAINER_MESSAGE_BYTES;
+use crate::domain::limits::{LOG_LINE_BYTES, TRAINER_MESSAGE_BYTES};
 use crate::training::device::Devices;
 
 /// Messages that wait for the worker before the trainer has to.
 const MESSAGES: usize = 256;
 /// How much of a trainer's last words is kept.
 const LAST_WORDS_BYTES: usize = 4096;
+/// Lines of its standard error that wait for the worker. What comes beyond them is lost to the log.
+const SAID_LINES: usize = 1024;
 
 /// How trainers are started.
 #[derive(Clone, Debug)]
@@ -32,6 +34,11 @@ pub struct TrainerConfig {
 }
 
 impl TrainerConfig {
+    /// The same with another limit of memory.
+    pub fn with_memory(&self, memory_bytes: Option<u64>) -> Self {
+        Self { memory_bytes, ..self.clone() }
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.executable);
         let threads = self.threads.max(1).to_string();
@@ -73,8 +80,19 @@ pub struct TrainerProcess {
     child: Child,
     orders: ChildStdin,
     messages: mpsc::Receiver<Message>,
+    said: mpsc::Receiver<String>,
     last_words: JoinHandle<String>,
     directory: PathBuf,
+}
+
+/// How a trainer ended.
+pub struct Ending {
+    /// What the system says.
+    pub status: std::io::Result<ExitStatus>,
+    /// The end of what it said on standard error.
+    pub last_words: String,
+    /// Lines of it that were not yet heard.
+    pub said: Vec<String>,
 }
 
 impl TrainerProcess {
@@ -94,20 +112,18 @@ impl TrainerProcess {
         }
         let mut child = config.command().arg(directory).spawn()?;
         let orders = child.stdin.take().expect("standard input is piped");
-        let mut errors = child.stderr.take().expect("standard error is piped");
+        let errors = child.stderr.take().expect("standard error is piped");
         let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let (sender, messages) = mpsc::channel(MESSAGES);
         tokio::spawn(read_messages(lines, sender));
-        let last_words = tokio::spawn(async move {
-            let (mut words, mut buffer) = (Vec::new(), [0; 1024]);
-            while let Ok(count @ 1..) = errors.read(&mut buffer).await {
-                words.extend_from_slice(&buffer[..count]);
-                let surplus = words.len().saturating_sub(LAST_WORDS_BYTES);
-                words.drain(..surplus);
-            }
-            String::from_utf8_lossy(&words).trim().to_owned()
-        });
-        Ok(Self { child, orders, messages, last_words, directory: directory.to_owned() })
+        let (speaker, said) = mpsc::channel(SAID_LINES);
+        let last_words = tokio::spawn(listen(errors, speaker));
+        Ok(Self { child, orders, messages, said, last_words, directory: directory.to_owned() })
+    }
+
+    /// What it said on standard error since this was last asked, as lines.
+    pub fn heard(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.said.try_recv().ok()).collect()
     }
 
     /// The operating system's number of the process, for the log.
@@ -138,15 +154,45 @@ impl TrainerProcess {
         Ok(data)
     }
 
-    /// Kills the process where it still runs, and tells how it ended and its last words.
-    pub async fn end(mut self, kill: bool) -> (std::io::Result<ExitStatus>, String) {
+    /// Kills the process where it still runs, and tells how it ended.
+    pub async fn end(mut self, kill: bool) -> Ending {
         if kill {
             let _ = self.child.start_kill();
         }
         drop(self.orders);
         let status = self.child.wait().await;
-        (status, self.last_words.await.unwrap_or_default())
+        let last_words = self.last_words.await.unwrap_or_default();
+        let said = std::iter::from_fn(|| self.said.try_recv().ok()).collect();
+        Ending { status, last_words, said }
     }
+}
+
+/// Reads standard error to its end: cut into lines for the log, and its last part for whoever asks why it ended. It must not wait
+/// for anybody, or the trainer would.
+async fn listen(mut errors: ChildStderr, speaker: mpsc::Sender<String>) -> String {
+    let (mut words, mut line, mut buffer) = (Vec::new(), Vec::new(), [0; 1024]);
+    let tell = |line: &mut Vec<u8>| {
+        let text = String::from_utf8_lossy(line).trim_end().to_owned();
+        line.clear();
+        if !text.is_empty() {
+            let _ = speaker.try_send(text);
+        }
+    };
+    while let Ok(count @ 1..) = errors.read(&mut buffer).await {
+        words.extend_from_slice(&buffer[..count]);
+        let surplus = words.len().saturating_sub(LAST_WORDS_BYTES);
+        words.drain(..surplus);
+        for byte in &buffer[..count] {
+            if *byte != b'\n' {
+                line.push(*byte);
+            }
+            if *byte == b'\n' || line.len() >= LOG_LINE_BYTES {
+                tell(&mut line);
+            }
+        }
+    }
+    tell(&mut line);
+    String::from_utf8_lossy(&words).trim().to_owned()
 }
 
 async fn read_messages(mut lines: BufReader<tokio::process::ChildStdout>, sender: mpsc::Sender<Message>) {

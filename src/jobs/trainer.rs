@@ -14,9 +14,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::messages::{Message, Order, REQUEST, RESUME, Request};
 use crate::data::rows::RowFile;
-use crate::domain::job::Progress;
+use crate::domain::job::{Phase, Progress};
 use crate::domain::refusal::{Code, Refusal};
-use crate::training::checkpoint::Checkpoint;
+use crate::training::checkpoint::{Checkpoint, RunState};
 use crate::training::device::Devices;
 use crate::training::observer::{Observer, Report};
 use crate::training::stopping::StopFlag;
@@ -58,11 +58,13 @@ pub(super) fn says_out_of_memory(words: &str) -> bool {
 /// # Errors
 /// The request cannot be read; everything later is reported as a message.
 pub fn run(directory: &Path) -> anyhow::Result<()> {
+    let began = Instant::now();
     let request: Request = serde_json::from_slice(&std::fs::read(directory.join(REQUEST))?)?;
-    let stop = StopFlag::default();
+    let stop = StopFlag::until(request.left_ms.and_then(|left| began.checked_add(Duration::from_millis(left))));
     let busy = Arc::new(AtomicBool::new(false));
     obey(stop.clone(), Arc::clone(&busy));
-    let mut reporter = Reporter { directory: directory.to_owned(), busy, sent: None, unsent: None, checkpoints: 0 };
+    let mut reporter =
+        Reporter { directory: directory.to_owned(), busy, sent: None, unsent: None, checkpoints: 0, phase: None };
     let outcome = catch_unwind(AssertUnwindSafe(|| work(&request, directory, &mut reporter, &stop)));
     if let Some(progress) = reporter.unsent.take() {
         send(&Message::Progress(progress));
@@ -154,11 +156,18 @@ struct Reporter {
     /// The latest, when it came too soon after another.
     unsent: Option<Progress>,
     checkpoints: u64,
+    phase: Option<Phase>,
 }
 
 impl Observer for Reporter {
     fn observe(&mut self, report: Report<'_>) {
         match report {
+            Report::Phase(phase) => {
+                if self.phase != Some(phase) {
+                    self.phase = Some(phase);
+                    send(&Message::Phase { phase });
+                }
+            }
             Report::Split(split) => {
                 let rows = [&split.train, &split.validation, &split.test].map(|part| part.len() as u64);
                 let file = "split".to_owned();
@@ -183,7 +192,9 @@ impl Observer for Reporter {
                 match std::fs::write(self.directory.join(&file), checkpoint.to_bytes()) {
                     Ok(()) => {
                         self.busy.store(true, Ordering::Release);
-                        send(&Message::Checkpoint { file, epoch: checkpoint.state.epoch, step: checkpoint.state.step });
+                        let RunState { epoch, step, best, .. } = &checkpoint.state;
+                        let best = *step == 0 && *epoch > 0 && best.epoch == *epoch;
+                        send(&Message::Checkpoint { file, epoch: *epoch, step: *step, best });
                     }
                     // Training goes on without: the next checkpoint may find room again.
                     Err(error) => eprintln!("a checkpoint could not be written: {error}"),

@@ -7,15 +7,17 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Shared;
+use super::log::JobLog;
 use super::messages::{Message, Order, Request};
-use super::process::TrainerProcess;
+use super::process::{Ending, TrainerProcess};
 use super::trainer;
 use crate::data::dataset::Schema;
-use crate::domain::job::{JobStatus, Progress, StopReason};
+use crate::domain::job::{JobStatus, Phase, Progress, StopReason};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
 use crate::store::StoreError;
-use crate::store::jobs::{CheckpointRecord, EpochRecord, Interruption, Job, Lease};
+use crate::store::checkpoints::CheckpointRecord;
+use crate::store::jobs::{EpochRecord, Interruption, Job, Lease};
 
 /// An idle worker looks at the queue this often, in case it missed a call.
 const IDLE: Duration = Duration::from_secs(2);
@@ -23,6 +25,10 @@ const IDLE: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A trainer that was asked to stop is killed after this.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The log of a job is written this often while it runs.
+const LOG: Duration = Duration::from_secs(1);
+/// Checkpoints are told in the log this often at most.
+const CHECKPOINT_TOLD: Duration = Duration::from_secs(10);
 /// A write that fails is tried again this often, half a second apart: a full disk may find room.
 const WRITE_TRIES: u32 = 20;
 
@@ -71,21 +77,29 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
     tracing::info!(job.id = %job.id, attempt = lease.attempt, family = job.spec.model.family(), "Job {} begins", job.id);
     let stop = shared.enlist(job.id);
     shared.feed.announce(job.id);
-    let outcome = match attempt(shared, job, lease, &stop).await {
+    let mut log = JobLog::new(job.id);
+    log.note(format!("Attempt {} begins on {}.", lease.attempt, lease.owner));
+    let outcome = match attempt(shared, job, lease, &stop, &mut log).await {
         Ok((end, schema, words)) => settle(shared, lease, end, &schema, &words).await,
         Err(StoreError::Refused(refusal)) => shared.store.fail(lease, &refusal).await.map(|()| JobStatus::Failed),
         Err(StoreError::LeaseLost) => Err(StoreError::LeaseLost),
         Err(error) => {
             tracing::error!(job.id = %job.id, %error, "Job {} could not be run", job.id);
+            log.note("The server could not run the job; its own log has the reason.");
             shared.store.interrupt(lease, Interruption::Death, "The server could not run the job.").await
         }
     };
     match outcome {
         Ok(status) => {
-            tracing::info!(job.id = %job.id, status = status.as_str(), "Job {} is {}", job.id, status.as_str())
+            tracing::info!(job.id = %job.id, status = status.as_str(), "Job {} is {}", job.id, status.as_str());
+            log.note(format!("Attempt {} is over; the job is {}.", lease.attempt, status.as_str()));
         }
-        Err(error) => tracing::error!(job.id = %job.id, %error, "The end of job {} could not be recorded", job.id),
+        Err(error) => {
+            tracing::error!(job.id = %job.id, %error, "The end of job {} could not be recorded", job.id);
+            log.note(format!("The end of attempt {} could not be recorded.", lease.attempt));
+        }
     }
+    log.flush(&shared.store).await;
     if shared.dismiss(job.id, &stop) {
         shared.feed.close(job.id);
     }
@@ -98,11 +112,13 @@ async fn attempt(
     job: &Job,
     lease: &Lease,
     stop: &tokio::sync::Notify,
+    log: &mut JobLog,
 ) -> Result<(End, Schema, String), StoreError> {
     let dataset = shared.store.dataset(job.dataset_id).await?;
     let (checkpoint, damaged) = shared.store.latest_checkpoint(job.id).await?;
     if damaged > 0 {
         let text = format!("{damaged} damaged checkpoint(s) were passed over; training goes on from an earlier place.");
+        log.note(text.as_str());
         shared.store.record_event(lease, "warning", &json!({"message": text})).await?;
     }
     let scratch = shared.store.scratch()?;
@@ -111,14 +127,30 @@ async fn attempt(
         schema: dataset.schema.clone(),
         rows_path: std::path::absolute(shared.store.rows_path(dataset.id))?,
         rows: dataset.rows,
+        left_ms: job.options.left_ms(job.ran_ms),
     };
-    let process = TrainerProcess::start(&shared.trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;
+    let memory = job.options.memory_bytes(shared.trainer.memory_bytes);
+    let trainer = shared.trainer.with_memory(memory);
+    let process = TrainerProcess::start(&trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;
     tracing::debug!(job.id = %job.id, pid = process.pid(), "The trainer of job {} runs", job.id);
-    let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new() };
-    let mut end = drive.drive(stop).await?;
-    let kill = matches!(end, End::LeaseLost | End::Stopped);
-    let (status, words) = drive.process.end(kill).await;
+    log.note(format!(
+        "The trainer runs as process {}; memory of its own: {}; time left: {}.",
+        process.pid().unwrap_or_default(),
+        memory.map_or_else(|| "no limit".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
+        request.left_ms.map_or_else(|| "no limit".to_owned(), |left| format!("{:.1} s", left as f64 / 1000.0)),
+    ));
+    let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new(), log, told: None };
+    let outcome = drive.drive(stop).await;
+    let kill = !matches!(outcome, Ok(End::Finished { .. } | End::Failed(_) | End::Died));
+    let Drive { process, log, .. } = drive;
+    let Ending { status, last_words: words, said } = process.end(kill).await;
+    log.quote(said);
+    let mut end = outcome?;
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+    log.note(format!("The trainer ended: {how}."));
+    if let End::Failed(refusal) = &end {
+        log.note(format!("It failed with {}: {}", refusal.code.as_str(), refusal.detail));
+    }
     if matches!(end, End::Died) && trainer::says_out_of_memory(&words) {
         // It would only end so again.
         tracing::info!(job.id = %job.id, how, words, "The trainer of job {} ran out of memory", job.id);
@@ -174,12 +206,17 @@ struct Drive<'a> {
     process: TrainerProcess,
     progress: Option<Progress>,
     epochs: Vec<EpochRecord>,
+    log: &'a mut JobLog,
+    /// When a checkpoint was last told in the log.
+    told: Option<Instant>,
 }
 
 impl Drive<'_> {
     async fn drive(&mut self, stop: &tokio::sync::Notify) -> Result<End, StoreError> {
         let mut heartbeat = interval(HEARTBEAT);
+        let mut logging = interval(LOG);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        logging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut killed_at: Option<Instant> = None;
         let mut batch = Vec::new();
         loop {
@@ -200,6 +237,11 @@ impl Drive<'_> {
                     Err(StoreError::LeaseLost) => return Ok(End::LeaseLost),
                     Err(error) => tracing::warn!(%error, "A heartbeat could not be recorded"),
                 },
+                _ = logging.tick() => {
+                    let said = self.process.heard();
+                    self.log.quote(said);
+                    self.log.flush(&self.shared.store).await;
+                }
                 () = stop.notified(), if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
                 () = self.shared.shutdown.cancelled(), if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
                 () = sleep_until(killed_at.unwrap_or_else(Instant::now)), if killed_at.is_some() => return Ok(End::Stopped),
@@ -208,6 +250,7 @@ impl Drive<'_> {
     }
 
     async fn ask_to_stop(&mut self) -> Instant {
+        self.log.note("The trainer is asked to stop.");
         self.process.order(Order::Stop).await;
         Instant::now() + STOP_GRACE
     }
@@ -217,6 +260,7 @@ impl Drive<'_> {
         let mut end = None;
         for message in batch.drain(..) {
             match message {
+                Message::Phase { phase } => self.enter(phase).await?,
                 Message::Started(started) => {
                     let resumed = started.from_epoch > 0 || started.from_step > 0;
                     let text = if resumed {
@@ -224,6 +268,10 @@ impl Drive<'_> {
                     } else {
                         "Training begins.".to_owned()
                     };
+                    self.log.note(format!(
+                        "{text} {} parameters, {} rows to train, on {}.",
+                        started.parameters, started.train_rows, started.device
+                    ));
                     let mut data = json!({"message": text, "attempt": self.lease.attempt});
                     let facts = serde_json::to_value(&started).expect("facts are JSON");
                     data.as_object_mut()
@@ -244,17 +292,24 @@ impl Drive<'_> {
                     self.shared.feed.report(self.lease.job, progress);
                 }
                 Message::Epoch { epoch, metrics } => self.epochs.push(EpochRecord { epoch, metrics }),
-                Message::Checkpoint { file, epoch, step } => {
+                Message::Checkpoint { file, epoch, step, best } => {
                     let data = self.process.take_file(&file).await?;
-                    self.record(Some(CheckpointRecord { epoch, step, data: &data })).await?;
+                    self.record(Some(CheckpointRecord { epoch, step, best, data: &data })).await?;
                     self.process.order(Order::Stored).await;
+                    if self.told.is_none_or(|told| told.elapsed() >= CHECKPOINT_TOLD) {
+                        self.told = Some(Instant::now());
+                        let size = data.len();
+                        self.log.note(format!("Checkpoint after epoch {epoch}, step {step}: {size} bytes stored."));
+                    }
                 }
                 Message::Warning { text } => {
                     self.record(None).await?;
+                    self.log.note(format!("Warning: {text}"));
                     self.shared.store.record_event(self.lease, "warning", &json!({"message": text})).await?;
                     self.shared.feed.announce(self.lease.job);
                 }
                 Message::Finished { stop_reason, metrics, file } => {
+                    self.enter(Phase::Storing).await?;
                     let artifact = self.process.take_file(&file).await?;
                     end = Some(End::Finished { stop_reason, metrics, artifact });
                 }
@@ -268,6 +323,13 @@ impl Drive<'_> {
             let _ = self.shared.store.heartbeat(self.lease, self.progress.as_ref()).await;
         }
         Ok(end)
+    }
+
+    async fn enter(&mut self, phase: Phase) -> Result<(), StoreError> {
+        self.record(None).await?;
+        self.shared.store.enter_phase(self.lease, phase).await?;
+        self.shared.feed.announce(self.lease.job);
+        Ok(())
     }
 
     /// Writes what was gathered; tries again for a while when the disk does not take it.

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{FromRow, Row, SqliteConnection};
 
+use super::checkpoints::{self, CheckpointRecord};
 use super::{
-    Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, refused, to_json,
+    Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, phases, refused,
+    to_json,
 };
 use crate::data::dataset::Schema;
-use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
-use crate::domain::job::{JobStatus, Progress, StopReason};
+use crate::domain::id::{DatasetId, JobId, ModelId};
+use crate::domain::job::{JobStatus, Phase, Progress, RetryFrom, RunOptions, StopReason};
 use crate::domain::limits::QUEUED_JOBS;
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
@@ -21,8 +24,6 @@ use crate::training::spec::TrainSpec;
 
 /// How long a lease holds without a heartbeat.
 pub const LEASE_MS: i64 = 15_000;
-/// Checkpoints that are kept of a job that has not ended.
-const CHECKPOINTS_KEPT: i64 = 2;
 
 /// A job.
 #[derive(Clone, Debug)]
@@ -53,6 +54,14 @@ pub struct Job {
     pub pausing: bool,
     /// Jobs of a higher priority leave the queue first.
     pub priority: i32,
+    /// What it may use up, and what stays of it.
+    pub options: RunOptions,
+    /// Milliseconds that workers were at it.
+    pub ran_ms: u64,
+    /// What it did last, by name; absent of jobs that ended under an earlier version.
+    pub phase: Option<String>,
+    /// What the request asked for; absent of jobs of an earlier version.
+    pub(super) asked: Option<Asked>,
     /// The job that this one tries again.
     pub parent_job_id: Option<JobId>,
     /// Its place in the queue, from 1, while it is in there.
@@ -76,8 +85,30 @@ pub struct NewJob {
     pub max_deaths: u32,
     /// Jobs of a higher priority leave the queue first.
     pub priority: i32,
+    /// What it may use up, and what stays of it.
+    pub options: RunOptions,
     /// The key of the request, when it has one.
     pub idempotency_key: Option<String>,
+}
+
+/// What a request asked for beside the spec, so that another one with the same key can be told from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub(super) enum Asked {
+    /// A job.
+    New {
+        /// Its priority, which may be changed later.
+        priority: i32,
+        /// Its limits.
+        options: RunOptions,
+    },
+    /// That one is tried again.
+    Retry {
+        /// Which one.
+        parent: JobId,
+        /// From where.
+        from: RetryFrom,
+    },
 }
 
 /// The right to write to a job.
@@ -98,17 +129,6 @@ pub struct EpochRecord {
     pub epoch: u32,
     /// Means over its rows.
     pub metrics: Vec<Metric>,
-}
-
-/// A place from which a job can go on.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckpointRecord<'a> {
-    /// Epochs done.
-    pub epoch: u32,
-    /// Steps done of the epoch under way.
-    pub step: u64,
-    /// The checkpoint file.
-    pub data: &'a [u8],
 }
 
 /// What became of a trainer that ended without a result.
@@ -132,6 +152,7 @@ pub struct JobFilter {
 }
 
 pub(super) const COLUMNS: &str = "SELECT j.*, m.id AS model_id,
+    (SELECT p.name FROM job_phases p WHERE p.job_id = j.id ORDER BY p.seq DESC LIMIT 1) AS phase,
     CASE WHEN j.status = 'queued' THEN 1 + (SELECT count(*) FROM jobs q WHERE q.status = 'queued'
          AND (q.priority > j.priority OR (q.priority = j.priority AND q.id < j.id))) END AS queue_position
     FROM jobs j LEFT JOIN models m ON m.job_id = j.id";
@@ -150,6 +171,8 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
         let (started_at, finished_at) = (row.try_get("started_at")?, row.try_get("finished_at")?);
         let (pausing, priority, parent) = (row.try_get("pausing")?, row.try_get("priority")?, maybe("parent_job_id")?);
         let queue_position = row.try_get("queue_position")?;
+        let (options, asked, phase) = (text("options")?, maybe("asked")?, maybe("phase")?);
+        let ran_ms: i64 = row.try_get("ran_ms")?;
         let read = || {
             Ok(Job {
                 id: parse(&id)?,
@@ -165,6 +188,10 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
                 deaths,
                 pausing,
                 priority,
+                options: from_json(&options)?,
+                ran_ms: ran_ms as u64,
+                phase,
+                asked: asked.as_deref().map(from_json).transpose()?,
                 parent_job_id: parent.as_deref().map(parse).transpose()?,
                 queue_position,
                 model_id: model_id.as_deref().map(parse).transpose()?,
@@ -184,23 +211,12 @@ impl Store {
     /// The dataset is gone, the queue is full, or the key was used for another spec.
     pub async fn insert_job(&self, new: &NewJob) -> Result<(Job, bool), StoreError> {
         let mut tx = self.begin().await?;
-        if let Some(key) = &new.idempotency_key {
-            let known: Option<JobRow> =
-                sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.idempotency_key = ?")))
-                    .bind(key)
-                    .fetch_optional(&mut *tx)
-                    .await?;
-            if let Some(known) = known {
-                let known = known.0?;
-                // An earlier version of the program may have left open what this one writes out.
-                let mut stored = known.spec.clone();
-                stored.training.optimizer.settle();
-                if stored != new.spec {
-                    let detail = format!("was used before for another job, {}", known.id);
-                    return Err(Refusal::at(Code::InvalidRequest, "Idempotency-Key", "conflict", detail).into());
-                }
-                return Ok((known, false));
-            }
+        let asked = Asked::New { priority: new.priority, options: new.options };
+        if let Some(known) = find_by_key(&mut tx, new.idempotency_key.as_deref()).await? {
+            // An earlier version of the program may have left open what this one writes out.
+            let mut stored = known.spec.clone();
+            stored.training.optimizer.settle();
+            return if stored == new.spec { known.if_asked(&asked) } else { Err(known.key_conflict()) };
         }
         let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
             .bind(new.spec.dataset.to_string())
@@ -211,7 +227,7 @@ impl Store {
         }
         require_room(&mut tx).await?;
         let id = JobId::new();
-        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)")
+        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, options, asked, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?)")
             .bind(id.to_string())
             .bind(&new.spec.name)
             .bind(new.spec.dataset.to_string())
@@ -219,11 +235,14 @@ impl Store {
             .bind(to_json(&new.spec))
             .bind(i64::from(new.max_deaths))
             .bind(new.priority)
+            .bind(to_json(&new.options))
+            .bind(to_json(&asked))
             .bind(&new.idempotency_key)
             .bind(now_ms())
             .execute(&mut *tx)
             .await?;
         events::append(&mut tx, id, "queued", &json!({"message": "Waiting for a worker."})).await?;
+        phases::enter(&mut tx, id, 0, Phase::Waiting).await?;
         tx.commit().await?;
         Ok((self.job(id).await?, true))
     }
@@ -279,20 +298,22 @@ impl Store {
     /// The database failed.
     pub async fn claim_next(&self, owner: &str) -> Result<Option<(Job, Lease)>, StoreError> {
         let mut tx = self.begin().await?;
-        let id: Option<String> = sqlx::query_scalar(
+        let claimed: Option<(String, i64)> = sqlx::query_as(
             "UPDATE jobs SET status = 'running', attempt = attempt + 1, lease_owner = ?1, lease_expires_at = ?2 + ?3,
-                 started_at = coalesce(started_at, ?2)
+                 started_at = coalesce(started_at, ?2), beat_at = ?2
              WHERE id = (SELECT id FROM jobs WHERE status = 'queued' AND run_after <= ?2 ORDER BY priority DESC, id LIMIT 1)
-             RETURNING id",
+             RETURNING id, attempt",
         )
         .bind(owner)
         .bind(now_ms())
         .bind(LEASE_MS)
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(id) = id else { return Ok(None) };
+        let Some((id, attempt)) = claimed else { return Ok(None) };
+        let id = parse(&id)?;
+        phases::enter(&mut tx, id, attempt, Phase::Starting).await?;
         tx.commit().await?;
-        let job = self.job(parse(&id)?).await?;
+        let job = self.job(id).await?;
         let lease = Lease { job: job.id, attempt: job.attempt, owner: owner.to_owned() };
         Ok(Some((job, lease)))
     }
@@ -303,15 +324,17 @@ impl Store {
     /// The lease is lost.
     pub async fn heartbeat(&self, lease: &Lease, progress: Option<&Progress>) -> Result<JobStatus, StoreError> {
         let status: Option<String> = sqlx::query_scalar(
-            "UPDATE jobs SET lease_expires_at = ?1, progress = coalesce(?2, progress)
+            "UPDATE jobs SET lease_expires_at = ?1 + ?6, progress = coalesce(?2, progress),
+                 ran_ms = ran_ms + max(0, ?1 - coalesce(beat_at, ?1)), beat_at = ?1
              WHERE id = ?3 AND attempt = ?4 AND lease_owner = ?5 AND status IN ('running', 'cancelling')
              RETURNING CASE WHEN status = 'running' AND pausing THEN 'paused' ELSE status END",
         )
-        .bind(now_ms() + LEASE_MS)
+        .bind(now_ms())
         .bind(progress.map(to_json))
         .bind(lease.job.to_string())
         .bind(lease.attempt)
         .bind(&lease.owner)
+        .bind(LEASE_MS)
         .fetch_optional(&self.writer)
         .await?;
         status.and_then(|status| JobStatus::parse(&status)).ok_or(StoreError::LeaseLost)
@@ -331,8 +354,8 @@ impl Store {
 
     /// Records epochs, and the checkpoint that follows them, in one transaction.
     ///
-    /// An epoch that was recorded before replaces its numbers and is no event. Of the checkpoints the last two are kept; a new
-    /// one clears the count of deaths.
+    /// An epoch that was recorded before replaces its numbers and is no event. Of the checkpoints those are kept that the job
+    /// asked for; a new one clears the count of deaths.
     ///
     /// # Errors
     /// The lease is lost.
@@ -343,7 +366,7 @@ impl Store {
         checkpoint: Option<CheckpointRecord<'_>>,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        hold(&mut tx, lease).await?;
+        let job = hold(&mut tx, lease).await?;
         for EpochRecord { epoch, metrics } in epochs {
             if metrics::upsert(&mut tx, lease.job, *epoch, metrics).await? {
                 let figures: BTreeMap<&str, f64> =
@@ -352,34 +375,10 @@ impl Store {
             }
         }
         if let Some(checkpoint) = checkpoint {
-            keep_checkpoint(&mut tx, &lease.job.to_string(), checkpoint).await?;
+            checkpoints::keep(&mut tx, &lease.job.to_string(), job.options.keep, checkpoint).await?;
         }
         tx.commit().await?;
         Ok(())
-    }
-
-    /// The newest checkpoint that is sound, and how many newer ones are damaged.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn latest_checkpoint(&self, job: JobId) -> Result<(Option<Vec<u8>>, u32), StoreError> {
-        let ids: Vec<String> =
-            sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? ORDER BY epoch DESC, step DESC")
-                .bind(job.to_string())
-                .fetch_all(&self.readers)
-                .await?;
-        let mut damaged = 0;
-        for id in ids {
-            match self.artifact(parse::<ArtifactId>(&id)?).await {
-                Ok(data) => return Ok((Some(data), damaged)),
-                Err(StoreError::Damaged(fault)) => {
-                    tracing::warn!(job.id = %job, fault, "A checkpoint of job {job} is damaged; trying the one before");
-                    damaged += 1;
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        Ok((None, damaged))
     }
 
     /// Ends a job with a model: status, figures, model and bytes in one transaction.
@@ -446,6 +445,11 @@ impl Store {
     ) -> Result<JobStatus, StoreError> {
         let mut tx = self.begin().await?;
         let job = hold(&mut tx, lease).await?;
+        sqlx::query("UPDATE jobs SET ran_ms = ran_ms + max(0, ?1 - coalesce(beat_at, ?1)), beat_at = ?1 WHERE id = ?2")
+            .bind(now_ms())
+            .bind(job.id.to_string())
+            .execute(&mut *tx)
+            .await?;
         let status = interrupt(&mut tx, &job, interruption, why).await?;
         tx.commit().await?;
         Ok(status)
@@ -470,6 +474,7 @@ impl Store {
                     .execute(&mut *tx)
                     .await?;
                 events::append(&mut tx, id, "cancelling", &json!({"message": "Asked to stop."})).await?;
+                phases::enter(&mut tx, id, job.attempt, Phase::Stopping).await?;
             }
             JobStatus::Cancelling => {}
             ended => {
@@ -528,40 +533,6 @@ pub(super) async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<Job
     row.ok_or(StoreError::LeaseLost)?.0
 }
 
-async fn keep_checkpoint(
-    tx: &mut SqliteConnection,
-    job: &str,
-    checkpoint: CheckpointRecord<'_>,
-) -> Result<(), StoreError> {
-    let (epoch, step) = (i64::from(checkpoint.epoch), checkpoint.step as i64);
-    let known: Option<String> =
-        sqlx::query_scalar("SELECT artifact_id FROM checkpoints WHERE job_id = ? AND epoch = ? AND step = ?")
-            .bind(job)
-            .bind(epoch)
-            .bind(step)
-            .fetch_optional(&mut *tx)
-            .await?;
-    let artifact = artifacts::insert(&mut *tx, checkpoint.data).await?;
-    sqlx::query(
-        "INSERT INTO checkpoints (job_id, epoch, step, artifact_id, created_at) VALUES (?, ?, ?, ?, ?)
-         ON CONFLICT (job_id, epoch, step) DO UPDATE SET artifact_id = excluded.artifact_id, created_at = excluded.created_at",
-    )
-    .bind(job)
-    .bind(epoch)
-    .bind(step)
-    .bind(artifact.to_string())
-    .bind(now_ms())
-    .execute(&mut *tx)
-    .await?;
-    match known {
-        Some(replaced) => artifacts::delete(&mut *tx, &replaced).await?,
-        None => {
-            sqlx::query("UPDATE jobs SET deaths = 0 WHERE id = ?").bind(job).execute(&mut *tx).await?;
-        }
-    }
-    drop_checkpoints(tx, job, CHECKPOINTS_KEPT).await
-}
-
 async fn interrupt(
     tx: &mut SqliteConnection,
     job: &Job,
@@ -593,6 +564,8 @@ async fn interrupt(
         .bind(job.id.to_string())
         .execute(&mut *tx)
         .await?;
+    let phase = if job.pausing { Phase::Paused } else { Phase::Waiting };
+    phases::enter(tx, job.id, job.attempt, phase).await?;
     if status == JobStatus::Paused {
         let data = json!({"message": "Paused. It goes on from its last checkpoint once it is resumed.", "attempt": job.attempt});
         events::append(tx, job.id, "paused", &data).await?;
@@ -645,23 +618,35 @@ async fn end(
     .bind(job.id.to_string())
     .execute(&mut *tx)
     .await?;
-    // A model makes its checkpoints needless. A job that was cancelled or failed keeps its last one.
-    let kept = if status == JobStatus::Succeeded { 0 } else { 1 };
-    drop_checkpoints(tx, &job.id.to_string(), kept).await
+    phases::enter(tx, job.id, job.attempt, Phase::Done).await?;
+    // A model makes its checkpoints needless, unless they are asked for.
+    let keep = job.options.keep;
+    let needed = status != JobStatus::Succeeded || keep.after_success;
+    let (best, latest) = if needed { (keep.best, keep.latest) } else { (0, 0) };
+    checkpoints::drop_needless(tx, &job.id.to_string(), best, latest).await
 }
 
-async fn drop_checkpoints(tx: &mut SqliteConnection, job: &str, kept: i64) -> Result<(), StoreError> {
-    let old: Vec<String> = sqlx::query_scalar(
-        "DELETE FROM checkpoints WHERE job_id = ?1 AND rowid NOT IN
-             (SELECT rowid FROM checkpoints WHERE job_id = ?1 ORDER BY epoch DESC, step DESC LIMIT ?2)
-         RETURNING artifact_id",
-    )
-    .bind(job)
-    .bind(kept)
-    .fetch_all(&mut *tx)
-    .await?;
-    for artifact in old {
-        artifacts::delete(&mut *tx, &artifact).await?;
+/// The job that a request with this key made.
+pub(super) async fn find_by_key(tx: &mut SqliteConnection, key: Option<&str>) -> Result<Option<Job>, StoreError> {
+    let Some(key) = key else { return Ok(None) };
+    let known: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.idempotency_key = ?")))
+        .bind(key)
+        .fetch_optional(tx)
+        .await?;
+    known.map(|row| row.0).transpose()
+}
+
+impl Job {
+    /// This job, when the request that made it asked for the same. Of those of earlier versions nobody knows.
+    pub(super) fn if_asked(self, asked: &Asked) -> Result<(Self, bool), StoreError> {
+        if self.asked.as_ref().is_some_and(|before| before != asked) {
+            return Err(self.key_conflict());
+        }
+        Ok((self, false))
     }
-    Ok(())
+
+    pub(super) fn key_conflict(&self) -> StoreError {
+        let detail = format!("was used before for something else, which made {}", self.id);
+        Refusal::at(Code::InvalidRequest, "Idempotency-Key", "conflict", detail).into()
+    }
 }

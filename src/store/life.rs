@@ -3,10 +3,10 @@
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::jobs::{COLUMNS, Job, JobRow, require_room, unknown_dataset};
-use super::{Store, StoreError, events, gone, now_ms, refused, to_json};
+use super::jobs::{Asked, COLUMNS, Job, JobRow, find_by_key, require_room, unknown_dataset};
+use super::{Store, StoreError, events, gone, now_ms, phases, refused, to_json};
 use crate::domain::id::JobId;
-use crate::domain::job::{JobStatus, RetryFrom};
+use crate::domain::job::{JobStatus, Phase, RetryFrom};
 use crate::domain::refusal::Code;
 
 /// What is to be changed of a job.
@@ -31,11 +31,11 @@ impl Store {
             JobStatus::Paused => {}
             JobStatus::Running if job.pausing => {}
             JobStatus::Queued => {
-                set(&mut tx, id, JobStatus::Paused, false).await?;
+                set(&mut tx, &job, JobStatus::Paused, false).await?;
                 events::append(&mut tx, id, "paused", &json!({"message": "Paused before it ran."})).await?;
             }
             JobStatus::Running => {
-                set(&mut tx, id, JobStatus::Running, true).await?;
+                set(&mut tx, &job, JobStatus::Running, true).await?;
                 events::append(&mut tx, id, "pausing", &json!({"message": "Asked to pause."})).await?;
             }
             _ => return Err(not_now(&job, "paused")),
@@ -54,11 +54,11 @@ impl Store {
         let job = find(&mut tx, id).await?;
         match job.status {
             JobStatus::Paused => {
-                set(&mut tx, id, JobStatus::Queued, false).await?;
+                set(&mut tx, &job, JobStatus::Queued, false).await?;
                 events::append(&mut tx, id, "queued", &json!({"message": "Waiting for a worker again."})).await?;
             }
             JobStatus::Running if job.pausing => {
-                set(&mut tx, id, JobStatus::Running, false).await?;
+                set(&mut tx, &job, JobStatus::Running, false).await?;
                 events::append(&mut tx, id, "resuming", &json!({"message": "It is not to be paused after all."}))
                     .await?;
             }
@@ -69,12 +69,24 @@ impl Store {
         self.job(id).await
     }
 
-    /// Queues another job of the same spec. From a checkpoint, it takes the last one along with the curves up to there.
+    /// Queues another job of the same spec and limits. From a checkpoint, it takes the last one along with the curves up to
+    /// there. With a key that was used before, answers with that job.
     ///
     /// # Errors
-    /// There is none of this id, it neither failed nor was cancelled, its dataset is gone, or the queue is full.
-    pub async fn retry(&self, id: JobId, from: RetryFrom, max_deaths: u32) -> Result<Job, StoreError> {
+    /// There is none of this id, it neither failed nor was cancelled, its dataset is gone, the queue is full, or the key was
+    /// used for something else.
+    pub async fn retry(
+        &self,
+        id: JobId,
+        from: RetryFrom,
+        max_deaths: u32,
+        key: Option<&str>,
+    ) -> Result<Job, StoreError> {
         let mut tx = self.begin().await?;
+        let asked = Asked::Retry { parent: id, from };
+        if let Some(known) = find_by_key(&mut tx, key).await? {
+            return Ok(known.if_asked(&asked)?.0);
+        }
         let parent = find(&mut tx, id).await?;
         if !matches!(parent.status, JobStatus::Failed | JobStatus::Cancelled) {
             let status = parent.status.as_str();
@@ -91,14 +103,16 @@ impl Store {
         require_room(&mut tx).await?;
         let child = JobId::new();
         sqlx::query(
-            "INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, parent_job_id, created_at)
-             SELECT ?1, name, dataset_id, family, ?2, 'queued', ?3, priority, id, ?4 FROM jobs WHERE id = ?5",
+            "INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
+             SELECT ?1, name, dataset_id, family, ?2, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
         )
         .bind(child.to_string())
         .bind(to_json(&parent.spec))
         .bind(i64::from(max_deaths))
         .bind(now_ms())
         .bind(id.to_string())
+        .bind(to_json(&asked))
+        .bind(key)
         .execute(&mut *tx)
         .await?;
         if from == RetryFrom::Checkpoint {
@@ -106,6 +120,7 @@ impl Store {
         }
         let data = json!({"message": format!("Tries {id} again. Waiting for a worker."), "parent_job_id": id});
         events::append(&mut tx, child, "queued", &data).await?;
+        phases::enter(&mut tx, child, 0, Phase::Waiting).await?;
         tx.commit().await?;
         self.job(child).await
     }
@@ -140,14 +155,21 @@ async fn find(tx: &mut SqliteConnection, id: JobId) -> Result<Job, StoreError> {
     row.ok_or_else(|| gone("job", id))?.0
 }
 
-async fn set(tx: &mut SqliteConnection, id: JobId, status: JobStatus, pausing: bool) -> Result<(), StoreError> {
+async fn set(tx: &mut SqliteConnection, job: &Job, status: JobStatus, pausing: bool) -> Result<(), StoreError> {
     sqlx::query("UPDATE jobs SET status = ?, pausing = ? WHERE id = ?")
         .bind(status.as_str())
         .bind(pausing)
-        .bind(id.to_string())
-        .execute(tx)
+        .bind(job.id.to_string())
+        .execute(&mut *tx)
         .await?;
-    Ok(())
+    let phase = match status {
+        JobStatus::Queued => Phase::Waiting,
+        JobStatus::Paused => Phase::Paused,
+        _ if pausing => Phase::Pausing,
+        // Its trainer goes on with what it did, or stops and comes up again.
+        _ => return Ok(()),
+    };
+    phases::enter(tx, job.id, job.attempt, phase).await
 }
 
 /// The refusal of what the status does not allow.
@@ -163,8 +185,8 @@ fn not_now(job: &Job, what: &str) -> StoreError {
 /// The last checkpoint of a job becomes one of its child too. The bytes are there once; they go when neither needs them.
 async fn take_along(tx: &mut SqliteConnection, parent: JobId, child: JobId) -> Result<(), StoreError> {
     let epoch: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO checkpoints (job_id, epoch, step, artifact_id, created_at)
-         SELECT ?1, epoch, step, artifact_id, ?2 FROM checkpoints WHERE job_id = ?3 ORDER BY epoch DESC, step DESC LIMIT 1
+        "INSERT INTO checkpoints (job_id, epoch, step, best, artifact_id, created_at)
+         SELECT ?1, epoch, step, best, artifact_id, ?2 FROM checkpoints WHERE job_id = ?3 ORDER BY epoch DESC, step DESC LIMIT 1
          RETURNING epoch",
     )
     .bind(child.to_string())

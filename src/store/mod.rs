@@ -7,13 +7,16 @@
 //! Start reading with [`Store::open`]; each table is a file, and each function is named for the question it answers.
 
 pub mod artifacts;
+pub mod checkpoints;
 pub mod datasets;
 pub mod events;
 pub mod files;
 pub mod jobs;
 pub mod life;
+pub mod logs;
 pub mod metrics;
 pub mod models;
+pub mod phases;
 pub mod splits;
 pub mod uploads;
 pub mod usage;

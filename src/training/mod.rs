@@ -32,7 +32,7 @@ use tch::{Device, Tensor};
 use crate::data::dataset::Schema;
 use crate::data::rows::RowFile;
 use crate::data::split::Split;
-use crate::domain::job::{Progress, StopReason};
+use crate::domain::job::{Phase, Progress, StopReason};
 use crate::domain::limits::{SAMPLED_ROWS, SAMPLED_VALUES};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
@@ -121,7 +121,9 @@ pub fn train(
             break StopReason::EarlyStopped;
         }
         match run.epoch(observer, stop)? {
+            Epoch::Done if stop.is_over() && run.epoch < assignment.spec.epochs() => break StopReason::MaxRuntime,
             Epoch::Done => {}
+            Epoch::OutOfTime => break StopReason::MaxRuntime,
             Epoch::Stopped => return Ok(Outcome::Stopped),
             Epoch::Diverged => break StopReason::Diverged,
         }
@@ -131,6 +133,7 @@ pub fn train(
 
 enum Epoch {
     Done,
+    OutOfTime,
     Stopped,
     Diverged,
 }
@@ -161,9 +164,21 @@ impl<'a> Run<'a> {
         resume: Option<Checkpoint>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        let Assignment { spec, schema, rows, device } = *assignment;
+        let Assignment { spec, schema, rows, .. } = *assignment;
+        observer.observe(Report::Phase(Phase::Preparing));
         let split = spec.split.divide(rows.len(), schema, &|row, column| rows.row(row)[column])?;
         observer.observe(Report::Split(&split));
+        Self::begin_on(assignment, split, resume, observer)
+    }
+
+    /// The same on rows that are divided already.
+    fn begin_on(
+        assignment: &Assignment<'a>,
+        split: Split,
+        resume: Option<Checkpoint>,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let Assignment { spec, schema, rows, device } = *assignment;
         let batches = Batches::fit(rows, schema, spec, &split.train, device);
         let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(device, Some(&batches.means(&split.train)));
@@ -254,6 +269,7 @@ impl<'a> Run<'a> {
         let batches = batches::cut(&order, size);
         let steps = batches.len() as u64;
         let layer = self.layer();
+        observer.observe(Report::Phase(if layer.is_some() { Phase::Pretraining } else { Phase::Training }));
         let layer_parts = match (layer, self.built.network.stack()) {
             (Some(layer), Some(stack)) => vec![self.built.parameters.part(&pretraining::names(&stack, layer))],
             _ => Vec::new(),
@@ -268,6 +284,9 @@ impl<'a> Run<'a> {
             }
             self.step += 1;
             observer.observe(Report::Progress(self.progress(steps)));
+            if self.step < steps && stop.is_over() {
+                return Ok(Epoch::OutOfTime);
+            }
             if self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && observer.takes_checkpoint() {
                 self.checkpoint(observer);
             }
@@ -482,6 +501,7 @@ impl<'a> Run<'a> {
 
     /// Keeps the best weights, measures them, and writes the model.
     fn finish(mut self, stop_reason: StopReason, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
+        observer.observe(Report::Phase(Phase::Evaluating));
         if let Some(best) = self.best_weights.take() {
             self.built.parameters.restore(&best)?;
         }
@@ -513,7 +533,8 @@ impl<'a> Run<'a> {
         if let Some(warning) = code.warning() {
             observer.observe(Report::Warning(warning));
         }
-        let sampler = self.sampler()?;
+        let sampler = self.sampler(observer)?;
+        observer.observe(Report::Phase(Phase::Calibrating));
         self.header.calibration = self.calibration();
         let artifact = artifact::write(&self.header, &self.built.parameters, sampler.as_ref());
         Ok(Finished { stop_reason, metrics, artifact })
@@ -530,10 +551,11 @@ impl<'a> Run<'a> {
         Calibration::of(&*self.built.network, pieces, held_out, noise)
     }
 
-    fn sampler(&self) -> Result<Option<Sampler>, TrainError> {
+    fn sampler(&self, observer: &mut dyn Observer) -> Result<Option<Sampler>, TrainError> {
         if self.spec.model.sampling() == Sampling::Prior {
             return Ok(None);
         }
+        observer.observe(Report::Phase(Phase::FittingSampler));
         let seed = self.spec.training.seed;
         let encode = |rows: &[u32], most: usize| {
             let rows = batches::some(rows, most, seed);

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use crate::data::split::Split;
-use crate::domain::job::Progress;
+use crate::domain::job::{Phase, Progress};
 use crate::domain::metric::Metric;
 
 /// Watches a run. Called on the thread that trains, so it must not wait.
@@ -17,6 +17,8 @@ pub trait Observer {
 /// Something that happened in a run.
 #[derive(Debug)]
 pub enum Report<'a> {
+    /// The run goes on to something else. May be sent again.
+    Phase(Phase),
     /// Rows are divided. Sent at every beginning, and always the same of one job.
     Split(&'a Split),
     /// Training begins, or goes on.

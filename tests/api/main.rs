@@ -14,6 +14,7 @@ mod jobs;
 mod memory;
 mod models;
 mod openapi;
+mod operations;
 mod pausing;
 mod presets;
 mod refusals;

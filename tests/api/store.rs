@@ -4,12 +4,14 @@ use std::path::Path;
 
 use latente::data::{IngestSpec, ingest};
 use latente::domain::id::UploadId;
-use latente::domain::job::{JobStatus, StopReason};
+use latente::domain::job::{JobStatus, Phase, Retention, RetryFrom, RunOptions, StopReason};
 use latente::domain::metric::Metric;
 use latente::domain::refusal::{Code, Refusal};
 use latente::models::ModelSpec;
+use latente::store::checkpoints::CheckpointRecord;
 use latente::store::datasets::Origin;
-use latente::store::jobs::{CheckpointRecord, EpochRecord, Interruption, JobFilter, Lease, NewJob};
+use latente::store::jobs::{EpochRecord, Interruption, JobFilter, Lease, NewJob};
+use latente::store::logs::LogLine;
 use latente::store::uploads::UploadWriter;
 use latente::store::{Page, Store, StoreError};
 use latente::training::spec::TrainSpec;
@@ -36,9 +38,23 @@ impl Bench {
         Self { directory, store, spec }
     }
 
+    /// A new job.
+    fn asked(&self) -> NewJob {
+        NewJob {
+            spec: self.spec.clone(),
+            max_deaths: 3,
+            priority: 0,
+            options: RunOptions::default(),
+            idempotency_key: None,
+        }
+    }
+
     async fn claimed(&self) -> Lease {
-        let new = NewJob { spec: self.spec.clone(), max_deaths: 3, priority: 0, idempotency_key: None };
-        self.store.insert_job(&new).await.unwrap();
+        self.claimed_with(RunOptions::default()).await
+    }
+
+    async fn claimed_with(&self, options: RunOptions) -> Lease {
+        self.store.insert_job(&NewJob { options, ..self.asked() }).await.unwrap();
         self.store.claim_next("w").await.unwrap().unwrap().1
     }
 
@@ -56,7 +72,7 @@ fn epoch(epoch: u32, value: f64) -> EpochRecord {
 }
 
 fn checkpoint(epoch: u32, data: &[u8]) -> Option<CheckpointRecord<'_>> {
-    Some(CheckpointRecord { epoch, step: 0, data })
+    Some(CheckpointRecord { epoch, step: 0, best: false, data })
 }
 
 async fn query(path: &Path, sql: &'static str) -> i64 {
@@ -226,7 +242,7 @@ async fn a_data_directory_has_one_owner_and_forgets_half_done_uploads() {
 #[tokio::test]
 async fn the_queue_goes_by_age() {
     let bench = Bench::new().await;
-    let new = NewJob { spec: bench.spec.clone(), max_deaths: 3, priority: 0, idempotency_key: None };
+    let new = bench.asked();
     let mut asked = Vec::new();
     for _ in 0..4 {
         asked.push(bench.store.insert_job(&new).await.unwrap().0.id);
@@ -328,7 +344,7 @@ async fn a_key_finds_its_job_even_where_an_earlier_version_left_settings_open() 
     let mut spec = bench.spec.clone();
     spec.training.optimizer = serde_json::from_str(r#"{"schedule": "cosine"}"#).unwrap();
     spec.training.optimizer.settle();
-    let new = NewJob { spec, max_deaths: 3, priority: 0, idempotency_key: Some("k".to_owned()) };
+    let new = NewJob { spec, idempotency_key: Some("k".to_owned()), ..bench.asked() };
     let (job, is_new) = bench.store.insert_job(&new).await.unwrap();
     assert!(is_new);
     let sql =
@@ -339,4 +355,109 @@ async fn a_key_finds_its_job_even_where_an_earlier_version_left_settings_open() 
     let mut other = new;
     other.spec.training.epochs += 1;
     assert!(matches!(bench.store.insert_job(&other).await, Err(StoreError::Refused(_))));
+}
+
+#[tokio::test]
+async fn checkpoints_are_kept_as_the_job_asked() {
+    let bench = Bench::new().await;
+    let keep = Retention { best: 2, latest: 1, after_success: true };
+    let lease = bench.claimed_with(RunOptions { keep, ..RunOptions::default() }).await;
+    for (epoch, best) in [(1, true), (2, true), (3, true), (4, false), (5, false), (6, false)] {
+        let record = CheckpointRecord { epoch, step: 0, best, data: &[epoch as u8] };
+        bench.store.record_training(&lease, &[], Some(record)).await.unwrap();
+    }
+    let kept = async || -> Vec<(u32, bool)> {
+        let kept = bench.store.checkpoints(lease.job).await.unwrap();
+        kept.iter().map(|checkpoint| (checkpoint.epoch, checkpoint.is_best)).collect()
+    };
+    // One more than was asked for, should the last be damaged.
+    assert_eq!(kept().await, [(6, false), (5, false), (3, true), (2, false)]);
+    let schema = bench.store.dataset(bench.spec.dataset).await.unwrap().schema;
+    bench.store.succeed(&lease, StopReason::Completed, &[], &schema, b"model").await.unwrap();
+    assert_eq!(kept().await, [(6, false), (3, true), (2, false)]);
+    assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 4, "three checkpoints and the model");
+    let plan = "SELECT count(*) FROM pragma_index_info('checkpoints_by_artifact') WHERE name = 'artifact_id'";
+    assert_eq!(query(&bench.database(), plan).await, 1);
+}
+
+#[tokio::test]
+async fn time_counts_over_attempts_and_not_while_a_job_waits() {
+    let bench = Bench::new().await;
+    let mut lease = bench.claimed().await;
+    let mut least = 0;
+    for (back, wait) in [(2_000, "beat_at - 2000"), (3_000, "beat_at - 3000")] {
+        let sql = format!("UPDATE jobs SET beat_at = {wait}");
+        change(&bench.database(), sql.leak()).await;
+        bench.store.heartbeat(&lease, None).await.unwrap();
+        least += back;
+        // The time in the queue does not count.
+        bench.store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap();
+        change(&bench.database(), "UPDATE jobs SET beat_at = beat_at - 3600000").await;
+        lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+        let ran = bench.store.job(lease.job).await.unwrap().ran_ms;
+        assert!(ran >= least && ran < 1_800_000, "{ran}");
+    }
+}
+
+#[tokio::test]
+async fn phases_and_the_log_have_a_history_that_is_bounded() {
+    let bench = Bench::new().await;
+    let lease = bench.claimed().await;
+    for phase in [Phase::Preparing, Phase::Preparing, Phase::Training] {
+        bench.store.enter_phase(&lease, phase).await.unwrap();
+    }
+    bench.store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap();
+    let told = async || -> Vec<(String, i64)> {
+        let phases = bench.store.phases(lease.job).await.unwrap();
+        phases.into_iter().map(|phase| (phase.name, phase.attempt)).collect()
+    };
+    let expected = [("waiting", 0), ("starting", 1), ("preparing", 1), ("training", 1), ("waiting", 1)];
+    assert_eq!(told().await, expected.map(|(name, attempt)| (name.to_owned(), attempt)));
+    for _ in 0..110 {
+        bench.store.request_pause(lease.job).await.unwrap();
+        bench.store.resume(lease.job).await.unwrap();
+    }
+    let phases = told().await;
+    assert_eq!((phases.len(), phases[199].0.as_str()), (200, "waiting"));
+
+    let line =
+        |number: usize| LogLine { at: number as i64, source: "trainer".to_owned(), text: format!("line {number}") };
+    let lines: Vec<LogLine> = (0..1_500).map(line).collect();
+    for _ in 0..2 {
+        bench.store.append_log(lease.job, &lines).await.unwrap();
+    }
+    let tail = bench.store.log_tail(lease.job, 3).await.unwrap();
+    assert_eq!((tail.before, &tail.lines[2]), (2_997, &lines[1_499]));
+    let all = bench.store.log_tail(lease.job, 10_000).await.unwrap();
+    assert_eq!((all.before, all.lines.len()), (1_000, 2_000));
+}
+
+#[tokio::test]
+async fn a_key_stands_for_one_request_whatever_it_asked_for() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let keyed = |key: &str| NewJob { idempotency_key: Some(key.to_owned()), ..bench.asked() };
+    let job = store.insert_job(&keyed("k")).await.unwrap().0;
+    let options = RunOptions { max_runtime_seconds: Some(5), ..RunOptions::default() };
+    for other in [NewJob { priority: 1, ..keyed("k") }, NewJob { options, ..keyed("k") }] {
+        let Err(StoreError::Refused(refusal)) = store.insert_job(&other).await else { panic!("{other:?}") };
+        assert_eq!(refusal.errors[0].pointer, "Idempotency-Key");
+    }
+    // What is changed later was not asked for by the request.
+    let change = latente::store::life::JobChange { priority: Some(9), ..Default::default() };
+    store.change_job(job.id, &change).await.unwrap();
+    assert_eq!(store.insert_job(&keyed("k")).await.unwrap().0.id, job.id);
+
+    store.request_cancel(job.id).await.unwrap();
+    let child = store.retry(job.id, RetryFrom::Start, 3, Some("r")).await.unwrap();
+    assert_ne!(child.id, job.id);
+    assert_eq!(store.retry(job.id, RetryFrom::Start, 3, Some("r")).await.unwrap().id, child.id);
+    assert_ne!(store.retry(job.id, RetryFrom::Start, 3, None).await.unwrap().id, child.id);
+    for lost in [
+        store.retry(job.id, RetryFrom::Checkpoint, 3, Some("r")).await.err(),
+        store.retry(job.id, RetryFrom::Start, 3, Some("k")).await.err(),
+        store.insert_job(&keyed("r")).await.err(),
+    ] {
+        assert!(matches!(lost, Some(StoreError::Refused(_))), "{lost:?}");
+    }
 }

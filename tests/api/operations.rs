@@ -1,0 +1,170 @@
+//! Limits of single jobs, what is kept of them, and what was said of them.
+
+use std::process::Command;
+
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::support::{Answer, TestApp, short_job, until};
+
+fn long_job(dataset: &str) -> Value {
+    let mut job = short_job(dataset);
+    job["training"] = json!({"epochs": 100_000, "seed": 5, "early_stopping": {"patience": 0}});
+    job
+}
+
+async fn submit(app: &TestApp, query: &str, spec: &Value) -> String {
+    app.post(&format!("/v1/jobs{query}"), spec).await.expect(202)["id"].as_str().unwrap().to_owned()
+}
+
+async fn view(app: &TestApp, job: &str) -> Value {
+    app.get(&format!("/v1/jobs/{job}")).await.expect(200)
+}
+
+async fn reaches(app: &TestApp, job: &str, epoch: u64) {
+    until(async || (view(app, job).await["progress"]["epoch"].as_u64()? >= epoch).then_some(())).await;
+}
+
+async fn log(app: &TestApp, job: &str, query: &str) -> String {
+    let answer = app.get(&format!("/v1/jobs/{job}/log{query}")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    String::from_utf8(answer.body).unwrap()
+}
+
+fn phases(view: &Value) -> Vec<(&str, u64)> {
+    let phases = view["phases"].as_array().unwrap();
+    phases.iter().map(|phase| (phase["name"].as_str().unwrap(), phase["attempt"].as_u64().unwrap())).collect()
+}
+
+async fn keyed(app: &TestApp, path: &str, key: &str, body: &Value) -> Answer {
+    let request = Request::post(path).header("content-type", "application/json").header("idempotency-key", key);
+    app.send(request.body(Body::from(body.to_string())).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_job_whose_time_is_over_ends_with_a_model_and_a_limit_that_is_not_reached_changes_no_byte() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(300).await;
+    let limited = submit(&app, "?max_runtime_seconds=1", &long_job(&dataset)).await;
+    let weights = async |query: &str| {
+        let done = app.wait(&submit(&app, query, &short_job(&dataset)).await).await;
+        app.get(&format!("/v1/models/{}/artifacts/safetensors", done["model_id"].as_str().unwrap())).await.body
+    };
+    assert_eq!(weights("").await, weights("?max_runtime_seconds=600&max_memory_mib=2048").await);
+    let done = app.wait(&limited).await;
+    assert_eq!((&done["status"], &done["stop_reason"]), (&json!("succeeded"), &json!("max_runtime")), "{done}");
+    assert!(done["metrics"]["best_epoch"].as_f64().unwrap() >= 1.0, "{done}");
+    assert_eq!(done["limits"]["max_runtime_seconds"], 1);
+    assert!(done["runtime_seconds"].as_f64().unwrap() >= 1.0, "{done}");
+    let model = done["model_id"].as_str().unwrap();
+    app.get(&format!("/v1/models/{model}/encode?dataset={dataset}&rows=0-1")).await.expect(200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn limits_that_are_not_allowed_are_named() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(100).await;
+    let path = "/v1/jobs?max_runtime_seconds=0&max_memory_mib=1&keep_best=11&keep_latest=0&priority=200";
+    let pointers = ["?priority", "?max_runtime_seconds", "?max_memory_mib", "?keep_best", "?keep_latest"];
+    app.post(path, &short_job(&dataset)).await.refuses(422, "invalid_request", &pointers);
+    let path = "/v1/jobs?max_runtime=5";
+    app.post(path, &short_job(&dataset)).await.refuses(422, "invalid_request", &["?max_runtime"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn phases_and_the_log_tell_of_a_trainer_that_was_killed() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(300).await;
+    let mut spec = short_job(&dataset);
+    spec["model"] = json!({"family": "autoencoder", "settings": {"latent": 3}});
+    spec["training"] = json!({"epochs": 300, "pretraining": {"epochs": 1}, "early_stopping": {"patience": 0}});
+    let job = submit(&app, "", &spec).await;
+    reaches(&app, &job, 5).await;
+    let words = until(async || Some(log(&app, &job, "").await).filter(|words| words.contains("process "))).await;
+    let process = words.split("process ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+    assert!(Command::new("kill").args(["-KILL", &process]).status().unwrap().success());
+    let done = app.wait(&job).await;
+    assert_eq!((&done["status"], &done["attempt"], &done["phase"]), (&json!("succeeded"), &json!(2), &json!("done")));
+
+    let told = phases(&done);
+    let first =
+        [("waiting", 0), ("starting", 1), ("preparing", 1), ("pretraining", 1), ("training", 1), ("waiting", 1)];
+    assert_eq!(told[..6], first);
+    let last = ["evaluating", "fitting_sampler", "calibrating", "storing", "done"].map(|name| (name, 2));
+    assert_eq!(told[told.len() - 5..], last);
+    assert!(app.get("/v1/jobs").await.expect(200)["data"][0].get("phases").is_none(), "lists leave them out");
+
+    let words = log(&app, &job, "").await;
+    for said in ["worker: Attempt 1 begins", "signal: 9", "worker: Attempt 2 begins", "the job is succeeded", "stored."]
+    {
+        assert!(words.contains(said), "{said} is not in:\n{words}");
+    }
+    let tail = log(&app, &job, "?tail=2").await;
+    let lines = words.lines().count();
+    assert_eq!(tail.lines().next().unwrap(), format!("({} lines before these)", lines - 2));
+    assert_eq!(tail.lines().last(), words.lines().last());
+    app.get(&format!("/v1/jobs/{job}/log?tail=0")).await.refuses(422, "invalid_request", &["?tail"]);
+    app.get("/v1/jobs/job_00000000000000000000000000000000/log").await.refuses(404, "not_found", &[]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn checkpoints_are_listed_and_given_out_and_stay_after_success_where_that_is_asked_for() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(300).await;
+    let cancelled = submit(&app, "?keep_latest=3&keep_best=0", &long_job(&dataset)).await;
+    let list = async |job: &str| -> Vec<Value> {
+        let list = app.get(&format!("/v1/jobs/{job}/checkpoints")).await.expect(200);
+        list["data"].as_array().unwrap().clone()
+    };
+    until(async || (list(&cancelled).await.len() == 3).then_some(())).await;
+    app.post(&format!("/v1/jobs/{cancelled}/cancel"), &json!({})).await.expect(202);
+    assert_eq!(app.wait(&cancelled).await["limits"]["keep"], json!({"best": 0, "latest": 3, "after_success": false}));
+    let kept = list(&cancelled).await;
+    let place = |checkpoint: &Value| (checkpoint["epoch"].as_u64().unwrap(), checkpoint["step"].as_u64().unwrap());
+    assert!(kept.len() == 3 && kept.windows(2).all(|two| place(&two[0]) > place(&two[1])), "{kept:?}");
+    let path = format!("/v1/jobs/{cancelled}/checkpoints/{}", kept[0]["name"].as_str().unwrap());
+    let file = app.get(&path).await;
+    assert_eq!((file.status.as_u16(), Some(file.body.len() as u64)), (200, kept[0]["bytes"].as_u64()));
+    let sum: String = Sha256::digest(&file.body).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(kept[0]["sha256"], sum.as_str());
+    app.get(&format!("/v1/jobs/{cancelled}/checkpoints/0-99")).await.refuses(404, "not_found", &[]);
+
+    let gone = submit(&app, "", &short_job(&dataset)).await;
+    let stays = submit(&app, "?keep_after_success=true", &short_job(&dataset)).await;
+    assert_eq!((&app.wait(&gone).await["status"], list(&gone).await.len()), (&json!("succeeded"), 0));
+    assert_eq!(app.wait(&stays).await["status"], "succeeded");
+    let kept = list(&stays).await;
+    assert!((1..=2).contains(&kept.len()), "{kept:?}");
+    assert!(kept.iter().filter(|checkpoint| checkpoint["is_best"] == true).count() == 1, "{kept:?}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn one_idempotency_key_makes_one_retry() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(100).await;
+    let job = submit(&app, "?max_runtime_seconds=600", &long_job(&dataset)).await;
+    reaches(&app, &job, 1).await;
+    let retry = format!("/v1/jobs/{job}/retry");
+    keyed(&app, &retry, "k", &json!({})).await.refuses(409, "job_status", &[]);
+    app.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.expect(202);
+    app.wait(&job).await;
+    let child = keyed(&app, &retry, "k", &json!({})).await.expect(202);
+    assert_eq!(child["limits"]["max_runtime_seconds"], 600, "limits go along");
+    let again = keyed(&app, &retry, "k", &json!({"from": "checkpoint"})).await.expect(202);
+    assert_eq!(child["id"], again["id"]);
+    keyed(&app, &retry, "k", &json!({"from": "start"})).await.refuses(422, "invalid_request", &["Idempotency-Key"]);
+    keyed(&app, &retry, "", &json!({})).await.refuses(422, "invalid_request", &["Idempotency-Key"]);
+    let spec = long_job(&dataset);
+    keyed(&app, "/v1/jobs", "k", &spec).await.refuses(422, "invalid_request", &["Idempotency-Key"]);
+    let child = child["id"].as_str().unwrap();
+    app.post(&format!("/v1/jobs/{child}/cancel"), &json!({})).await.expect(202);
+    app.wait(child).await;
+    app.stop().await;
+}
