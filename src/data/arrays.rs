@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use super::DataError;
 use super::batches::{EXACT, ROUNDED};
 use super::dataset::Role;
+use super::rows::floats;
 use super::sink::{Field, Holds, Sink, numbered};
 use super::text::{refuse, wrong};
 use crate::domain::limits::COLUMNS;
@@ -80,12 +81,23 @@ pub(super) struct Value {
     big_endian: bool,
     decode: fn(&[u8]) -> f64,
     has_digits_to_lose: bool,
+    is_f32: bool,
 }
 
 impl Value {
     pub fn new(real: Real, big_endian: bool) -> Self {
         let (bytes, decode) = real.decoder();
-        Self { bytes, big_endian, decode, has_digits_to_lose: real.has_digits_to_lose() }
+        Self { bytes, big_endian, decode, has_digits_to_lose: real.has_digits_to_lose(), is_f32: real == Real::F32 }
+    }
+
+    /// Every value of `bytes` as a 32-bit float; infinite where that does not hold it.
+    pub fn narrow(&self, bytes: &[u8]) -> Vec<f32> {
+        if self.is_f32 && !self.big_endian {
+            return floats(bytes);
+        }
+        let mut narrowed = vec![0.0; bytes.len() / self.bytes];
+        self.decode_all(&mut bytes.to_vec(), |position, value| narrowed[position] = value as f32);
+        narrowed
     }
 
     /// Gives every value of `bytes` and its position. Turns those of the other byte order where they lie.
@@ -97,6 +109,16 @@ impl Value {
             put(position, (self.decode)(value));
         }
     }
+}
+
+/// Refuses an array that is no question: without rows, or of more values than one takes.
+pub(super) fn check_count(extent: Extent, most_values: usize) -> Result<(), DataError> {
+    let Extent { rows, width, .. } = extent;
+    if (1..=(most_values / width) as u64).contains(&rows) {
+        return Ok(());
+    }
+    let detail = format!("the array has {rows} rows of {width}; allowed are 1 row or more, and {most_values} values");
+    Err(refuse("/", "wrong_shape", detail))
 }
 
 /// What the axes of an array mean.

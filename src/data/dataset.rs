@@ -120,6 +120,12 @@ pub struct Column {
 }
 
 impl Column {
+    /// A column of numbers that no file has, such as those of a code.
+    pub fn of_numbers(name: impl Into<String>) -> Self {
+        let (kind, role) = (Kind::Real, Role::Feature);
+        Self { name: name.into(), kind, role, reason: None, levels: Vec::new(), profile: None }
+    }
+
     /// Whether the canonical rows hold it.
     pub fn is_kept(&self) -> bool {
         self.profile.is_some()
@@ -338,9 +344,9 @@ fn unknown(name: &str, fields: &[Field]) -> String {
 
 /// Gives columns the kinds that were asked for, where their values allow it.
 pub(super) fn settle_kinds(columns: &mut [Column], spec: &IngestSpec) -> Result<(), Refusal> {
-    let mut faults = Faults::new();
+    let (mut faults, said) = (Faults::new(), spec.by_name());
     for column in columns.iter_mut().filter(|column| column.is_kept()) {
-        let Some(kind) = spec.given(&column.name).kind else { continue };
+        let Some(kind) = said.get(column.name.as_str()).and_then(|given| given.kind) else { continue };
         match column.unfit(kind) {
             Some(fault) => {
                 faults.push("?kind", "wrong_kind", format!("says `{}:{}`, and it {fault}", column.name, kind.as_str()))
@@ -355,10 +361,11 @@ pub(super) fn settle_kinds(columns: &mut [Column], spec: &IngestSpec) -> Result<
 /// all others that counts the rows.
 pub(super) fn infer_ids(columns: &mut [Column], spec: &IngestSpec, rows: u64) {
     const ROWS: u64 = 10;
+    let said = spec.by_name();
     let mut features = columns.iter().filter(|column| column.role == Role::Feature && column.is_kept()).count();
     for column in columns.iter_mut().filter(|column| column.role == Role::Feature && column.levels.is_empty()) {
         let Some(profile) = &column.profile else { continue };
-        let given = spec.given(&column.name);
+        let given = said.get(column.name.as_str()).copied().unwrap_or_default();
         if given.role.is_some() || given.kind.is_some() || rows < ROWS || features < 2 {
             continue;
         }

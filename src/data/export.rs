@@ -1,7 +1,7 @@
-//! Canonical rows given back as a file: CSV, an Arrow stream or Parquet.
+//! Rows given back as a file: CSV, JSON Lines, an Arrow stream or Parquet.
 //!
-//! What was a text is one again, a missing value is an empty cell or a null, and the columns are those that were kept. Written
-//! block by block into whatever takes bytes, so that a dataset of any length passes through a bounded piece of memory.
+//! What was a text is one again, and a missing value is an empty cell or a null. Written block by block into whatever takes
+//! bytes, so that a dataset of any length passes through a bounded piece of memory.
 //! Start reading with [`write()`].
 
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::dataset::{Column, Kind, Schema};
+use super::dataset::{Column, Kind};
 use crate::domain::limits::{EXPORT_BLOCK_CELLS, EXPORT_GROUP_CELLS};
 
 /// The forms in which rows are given back.
@@ -23,6 +23,8 @@ use crate::domain::limits::{EXPORT_BLOCK_CELLS, EXPORT_GROUP_CELLS};
 pub enum Form {
     /// Comma-separated text with a header.
     Csv,
+    /// An object by column name in each line.
+    Jsonl,
     /// A stream of Arrow batches (IPC).
     Arrow,
     /// A Parquet file, compressed with zstd.
@@ -31,38 +33,41 @@ pub enum Form {
 
 impl Form {
     /// Every form, by name.
-    pub const ALL: [(&'static str, Self); 3] = [("csv", Self::Csv), ("arrow", Self::Arrow), ("parquet", Self::Parquet)];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("csv", Self::Csv), ("jsonl", Self::Jsonl), ("arrow", Self::Arrow), ("parquet", Self::Parquet)];
 
     /// What a response calls it.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::Jsonl => "application/x-ndjson",
             Self::Arrow => "application/vnd.apache.arrow.stream",
             Self::Parquet => "application/vnd.apache.parquet",
         }
     }
 }
 
-/// Writes rows of the kept columns of a schema.
+/// Writes rows of these columns.
 ///
 /// # Errors
 /// What `out` answers, or that a value cannot be written.
 pub fn write<'r>(
     form: Form,
-    schema: &Schema,
+    columns: &[&Column],
     rows: impl Iterator<Item = &'r [f32]>,
     out: impl Write + Send,
 ) -> io::Result<()> {
     match form {
-        Form::Csv => write_csv(schema, rows, out),
+        Form::Csv => write_csv(columns, rows, out),
+        Form::Jsonl => write_jsonl(columns, rows, out),
         Form::Arrow => {
-            let blocks = Blocks::of(schema);
+            let blocks = Blocks::of(columns);
             let mut writer = StreamWriter::try_new(out, &blocks.layout).map_err(io::Error::other)?;
             blocks.each(rows, |batch| writer.write(&batch).map_err(io::Error::other))?;
             writer.finish().map_err(io::Error::other)
         }
         Form::Parquet => {
-            let blocks = Blocks::of(schema);
+            let blocks = Blocks::of(columns);
             let properties = WriterProperties::builder()
                 .set_compression(Compression::ZSTD(ZstdLevel::default()))
                 .set_max_row_group_row_count(Some((EXPORT_GROUP_CELLS / blocks.columns.len().max(1)).max(1)))
@@ -75,9 +80,8 @@ pub fn write<'r>(
     }
 }
 
-fn write_csv<'r>(schema: &Schema, rows: impl Iterator<Item = &'r [f32]>, out: impl Write) -> io::Result<()> {
+fn write_csv<'r>(columns: &[&Column], rows: impl Iterator<Item = &'r [f32]>, out: impl Write) -> io::Result<()> {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(out);
-    let columns: Vec<&Column> = schema.kept().collect();
     writer.write_record(columns.iter().map(|column| &column.name))?;
     let mut number = String::new();
     for row in rows {
@@ -101,6 +105,33 @@ fn write_csv<'r>(schema: &Schema, rows: impl Iterator<Item = &'r [f32]>, out: im
     writer.flush()
 }
 
+fn write_jsonl<'r>(columns: &[&Column], rows: impl Iterator<Item = &'r [f32]>, mut out: impl Write) -> io::Result<()> {
+    let text = |text: &str| serde_json::to_string(text).map_err(io::Error::other);
+    let heads: Vec<String> = columns.iter().map(|column| Ok(text(&column.name)? + ":")).collect::<io::Result<_>>()?;
+    let levels: Vec<Vec<String>> = columns
+        .iter()
+        .map(|column| column.levels.iter().map(|level| text(level)).collect())
+        .collect::<io::Result<_>>()?;
+    let mut line = Vec::new();
+    for row in rows {
+        line.clear();
+        for (position, value) in row.iter().enumerate() {
+            line.push(if position == 0 { b'{' } else { b',' });
+            line.extend_from_slice(heads[position].as_bytes());
+            if levels[position].is_empty() {
+                // As short as it can be; what is not finite becomes null.
+                serde_json::to_writer(&mut line, value).map_err(io::Error::other)?;
+            } else {
+                let level = levels[position].get(*value as usize).filter(|_| *value >= 0.0);
+                line.extend_from_slice(level.map_or("null", String::as_str).as_bytes());
+            }
+        }
+        line.extend_from_slice(b"}\n");
+        out.write_all(&line)?;
+    }
+    out.flush()
+}
+
 /// Makes batches of rows.
 struct Blocks {
     layout: Arc<Layout>,
@@ -109,9 +140,9 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn of(schema: &Schema) -> Self {
+    fn of(described: &[&Column]) -> Self {
         let (mut fields, mut columns) = (Vec::new(), Vec::new());
-        for column in schema.kept() {
+        for column in described {
             if column.levels.is_empty() {
                 fields.push(Field::new(&column.name, DataType::Float32, true));
                 columns.push(None);
@@ -162,7 +193,7 @@ impl Blocks {
 mod tests {
     use super::*;
     use crate::data::batches::trial::read;
-    use crate::data::dataset::Role;
+    use crate::data::dataset::{Role, Schema};
     use crate::data::{Format, IngestSpec};
     use proptest::prelude::*;
 
@@ -174,7 +205,8 @@ mod tests {
 
     fn exported(form: Form, schema: &Schema, rows: &[Vec<f32>]) -> Vec<u8> {
         let mut out = Vec::new();
-        write(form, schema, rows.iter().map(Vec::as_slice), &mut out).unwrap();
+        let columns: Vec<&Column> = schema.kept().collect();
+        write(form, &columns, rows.iter().map(Vec::as_slice), &mut out).unwrap();
         out
     }
 
@@ -188,7 +220,7 @@ mod tests {
             })
             .collect();
         let (ingested, rows) = read(format!("size,x,n\n{lines}").as_bytes(), &IngestSpec::default()).unwrap();
-        let formats = [Format::Csv, Format::Arrow, Format::Parquet];
+        let formats = [Format::Csv, Format::Jsonl, Format::Arrow, Format::Parquet];
         for ((name, form), format) in Form::ALL.into_iter().zip(formats) {
             let bytes = exported(form, &ingested.schema, &rows);
             let (again, found) = read(&bytes, &IngestSpec::default()).unwrap();
@@ -209,6 +241,7 @@ mod tests {
         let spec = IngestSpec::default().with_role(Role::Ignore, ["b"]);
         let (ingested, rows) = read(b"a,b,c\n1.5,2,3\n4,5,6\n", &spec).unwrap();
         assert_eq!(exported(Form::Csv, &ingested.schema, &rows), b"a,c\r\n1.5,3\r\n4,6\r\n");
+        assert_eq!(exported(Form::Jsonl, &ingested.schema, &rows), b"{\"a\":1.5,\"c\":3.0}\n{\"a\":4.0,\"c\":6.0}\n");
     }
 
     proptest! {
@@ -217,7 +250,7 @@ mod tests {
         #[test]
         fn any_numbers_come_back_bit_by_bit(
             rows in proptest::collection::vec((any::<i16>(), proptest::option::of(proptest::num::f32::NORMAL)), 1..60),
-            form in 0_usize..3,
+            form in 0_usize..4,
         ) {
             let text: String = rows
                 .iter()

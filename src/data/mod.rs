@@ -24,7 +24,7 @@ mod parquet;
 pub mod preparation;
 pub mod quantiles;
 pub mod rows;
-mod safetensors;
+pub mod safetensors;
 mod sink;
 pub mod spec;
 pub mod split;
@@ -149,6 +149,20 @@ pub enum DataError {
 /// # Errors
 /// A refusal that names rows and columns, or an I/O error. The caller removes `target` then.
 pub fn ingest(source: &Path, target: &Path, spec: &IngestSpec, most_bytes: u64) -> Result<Ingested, DataError> {
+    read(source, Sink::new(spec, target, most_bytes))
+}
+
+/// The same for rows that are read once and thrown away: `target` is not synced.
+///
+/// # Errors
+/// As of [`ingest`].
+pub fn pass(source: &Path, target: &Path, spec: &IngestSpec, most_bytes: u64) -> Result<Ingested, DataError> {
+    let mut sink = Sink::new(spec, target, most_bytes);
+    sink.lasts = false;
+    read(source, sink)
+}
+
+fn read(source: &Path, mut sink: Sink<'_>) -> Result<Ingested, DataError> {
     let mut start = Vec::new();
     File::open(source)?.take(START_BYTES).read_to_end(&mut start)?;
     if start.is_empty() {
@@ -158,9 +172,8 @@ pub fn ingest(source: &Path, target: &Path, spec: &IngestSpec, most_bytes: u64) 
     let begins = |row: &FormatRow| (row.begins)(if COMPRESSED.contains(&row.format) { &inner } else { &start });
     let row = FORMATS
         .iter()
-        .find(|row| spec.format.map_or_else(|| begins(row), |format| format == row.format))
+        .find(|row| sink.spec.format.map_or_else(|| begins(row), |format| format == row.format))
         .expect("the last format takes everything");
-    let mut sink = Sink::new(spec, target, most_bytes);
     (row.read)(source, &mut sink)?;
     sink.finish(row.format)
 }

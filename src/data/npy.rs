@@ -11,7 +11,8 @@ use std::path::Path;
 use npyz::{DType, Endianness, Order, TypeChar};
 
 use super::DataError;
-use super::arrays::{Extent, Real, Rows, Stream, Value, feed, read_most};
+use super::arrays::{Extent, Real, Rows, Stream, Value, check_count, feed, read_most};
+use super::rows::little_endian;
 use super::sink::Sink;
 use super::text::wrong;
 use crate::domain::limits::NPY_HEADER_BYTES;
@@ -42,26 +43,40 @@ pub(super) fn open<'a>(mut source: impl Read + Seek + 'a, bytes: u64) -> Result<
     })
 }
 
-/// A whole array of one row or more, from memory: rows, width and values, NaN where one is missing.
+/// A whole array of one row or more, from memory: rows, width and values. NaN where one is missing, infinite where 32 bits do
+/// not hold it.
 ///
 /// # Errors
-/// A refusal: the bytes are not such an array, or 32 bits do not hold a value.
+/// A refusal: the bytes are not such an array.
 pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32>), DataError> {
-    let mut array = open(std::io::Cursor::new(bytes), bytes.len() as u64)?;
-    let (rows, width) = (array.extent().rows as usize, array.extent().width);
-    if rows == 0 || rows.saturating_mul(width) > most_values {
-        return Err(refuse(
-            "wrong_shape",
-            format!("the array has {rows} rows of {width}; allowed are 1 row or more, and {most_values} values"),
-        ));
+    let mut rest = bytes;
+    let header = Header::read(&mut rest)?;
+    header.check_length(bytes.len() as u64)?;
+    check_count(header.extent, most_values)?;
+    let (rows, width) = (header.extent.rows as usize, header.extent.width);
+    let values = header.value.narrow(rest);
+    if !header.is_fortran {
+        return Ok((rows, width, values));
     }
-    let values: Vec<f32> = array.next(rows as u64)?.into_iter().map(|value| value as f32).collect();
-    if let Some(position) = values.iter().position(|value| value.is_infinite()) {
-        let (row, column) = (position / width, position % width);
-        let detail = "is infinite or beyond what 32-bit floats hold (about 3.4e38)";
-        return Err(Refusal::at(Code::InvalidRequest, format!("/rows/{row}/{column}"), "out_of_range", detail).into());
-    }
-    Ok((rows, width, values))
+    let columns: Vec<&[f32]> = values.chunks_exact(rows).collect();
+    Ok((rows, width, (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()))
+}
+
+/// The file of a matrix of 32-bit floats.
+pub fn written(values: &[f32], width: usize) -> Vec<u8> {
+    let rows = values.len() / width.max(1);
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+    // With the line break the values begin at a multiple of 64 bytes.
+    let begin = (MAGIC.len() + 4 + header.len() + 1).next_multiple_of(64);
+    header.extend(std::iter::repeat_n(' ', begin - MAGIC.len() - 4 - header.len() - 1));
+    header.push('\n');
+    let mut bytes = Vec::with_capacity(begin + values.len() * 4);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&[1, 0]);
+    bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend_from_slice(&little_endian(values));
+    bytes
 }
 
 /// What stands before the values.
@@ -256,6 +271,25 @@ mod tests {
         let data: Vec<u8> = [1.0_f32, 3.0, 5.0, 2.0, 4.0, 6.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         let (_, rows) = read(&array("<f4", "True", "(3, 2)", &data)).unwrap();
         assert_eq!(rows, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]);
+    }
+
+    #[test]
+    fn a_matrix_in_memory_is_what_the_file_is() {
+        let check = |bytes: &[u8]| {
+            let rows = read(bytes).unwrap().1;
+            assert_eq!(matrix(bytes, 6).unwrap(), (rows.len(), rows[0].len(), rows.concat()));
+        };
+        let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        check(&array("<f4", "False", "(3, 2)", &floats(&[1.0, 3.0, 5.0, 2.0, 4.0, 6.5])));
+        check(&array("<f4", "True", "(3, 2)", &floats(&[1.0, 3.0, 5.0, 2.0, 4.0, 6.5])));
+        check(&array(">i2", "False", "(1, 2)", &[1, 0, 0, 7]));
+        check(&array("<f2", "True", "(2, 1)", &[0, 0x3c, 0, 0x40]));
+        check(&written(&[0.5, -1.0, 3.0, 1e-30], 2));
+        assert_eq!(written(&[0.0; 6], 3).len() % 64, 24);
+        for bytes in [array("<f4", "False", "(0, 2)", &[]), array("<f4", "False", "(7, 1)", &[0; 28])] {
+            assert!(matrix(&bytes, 6).is_err());
+        }
+        assert!(matrix(&array("<f8", "False", "(1,)", &1e300_f64.to_le_bytes()), 6).unwrap().2[0].is_infinite());
     }
 
     #[test]

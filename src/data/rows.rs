@@ -3,6 +3,7 @@
 //! Written once by `RowWriter`, which profiles every column on the way; read through a memory map by [`RowFile`], so that
 //! a file larger than memory can be trained on.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
@@ -24,6 +25,7 @@ pub(super) struct RowWriter {
     rows: u64,
     bytes: u64,
     most_bytes: u64,
+    lasts: bool,
     worker: Option<Worker>,
 }
 
@@ -48,8 +50,11 @@ pub(super) struct Written {
 }
 
 impl RowWriter {
-    pub fn create(path: &Path, width: usize, most_bytes: u64) -> io::Result<Self> {
-        Self::start(path, width, most_bytes, counters(width))
+    /// A writer whose rows are synced if they are to last.
+    pub fn create(path: &Path, width: usize, most_bytes: u64, lasts: bool) -> io::Result<Self> {
+        let mut writer = Self::start(path, width, most_bytes, counters(width))?;
+        writer.lasts = lasts;
+        Ok(writer)
     }
 
     /// A writer that profiles nothing.
@@ -65,7 +70,15 @@ impl RowWriter {
             .name("rows".to_owned())
             .spawn(move || write_blocks(file, columns, width, &to_write, &back))?;
         let worker = Some(Worker { blocks, written, thread });
-        Ok(Self { block: Vec::with_capacity(BLOCK_VALUES + width), width, rows: 0, bytes: 0, most_bytes, worker })
+        Ok(Self {
+            block: Vec::with_capacity(BLOCK_VALUES + width),
+            width,
+            rows: 0,
+            bytes: 0,
+            most_bytes,
+            lasts: true,
+            worker,
+        })
     }
 
     /// Adds a row, or several at once.
@@ -101,7 +114,9 @@ impl RowWriter {
     pub fn finish(mut self) -> io::Result<Written> {
         self.hand_over()?;
         let (file, columns) = self.end()?;
-        file.sync_all()?;
+        if self.lasts {
+            file.sync_all()?;
+        }
         let profiles = columns.into_iter().map(ColumnCounter::profile).collect();
         Ok(Written { rows: self.rows, bytes: self.bytes, profiles })
     }
@@ -133,12 +148,7 @@ fn write_blocks(
             for (position, column) in columns.iter_mut().enumerate() {
                 column.count_all(block.iter().skip(position).step_by(width).copied());
             }
-            if cfg!(target_endian = "little") {
-                file.write_all(bytemuck::cast_slice(&block))?;
-            } else {
-                let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
-                file.write_all(&bytes)?;
-            }
+            file.write_all(&little_endian(&block))?;
             unsynced += block.len() * VALUE_BYTES as usize;
             // One that is under way is not waited for.
             if unsynced >= SYNC_BYTES && written.try_send(()).is_ok() {
@@ -151,6 +161,19 @@ fn write_blocks(
         syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     Ok((file, columns))
+}
+
+/// 32-bit floats that lie one after the other, in little-endian order.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// The bytes of 32-bit floats as every file has them.
+pub fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    match cfg!(target_endian = "little") {
+        true => Cow::Borrowed(bytemuck::cast_slice(values)),
+        false => Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+    }
 }
 
 fn counters(width: usize) -> Vec<ColumnCounter> {
@@ -341,7 +364,7 @@ mod tests {
     fn rows_come_back_and_columns_are_profiled() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rows.f32");
-        let mut writer = RowWriter::create(&path, 3, 1 << 20).unwrap();
+        let mut writer = RowWriter::create(&path, 3, 1 << 20, true).unwrap();
         for row in [[1.0, 0.0, -2.5], [2.0, 1.0, f32::NAN], [6.0, 1.0, 2.5]] {
             writer.push(&row).unwrap();
         }
@@ -369,7 +392,7 @@ mod tests {
     #[test]
     fn rows_beyond_the_limit_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = RowWriter::create(&directory.path().join("rows.f32"), 2, 8).unwrap();
+        let mut writer = RowWriter::create(&directory.path().join("rows.f32"), 2, 8, true).unwrap();
         writer.push(&[1.0, 2.0]).unwrap();
         assert!(matches!(writer.push(&[1.0, 2.0]), Err(DataError::Refused(Refusal { code: Code::TooLarge, .. }))));
     }

@@ -3,13 +3,18 @@
 //! The header is read by the `safetensors` crate, which compares its offsets with the file; its length is bounded first. The
 //! values are read where they lie, through a memory map. Format: the README of the safetensors project.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::DataError;
-use super::arrays::{Extent, Real, Rows, Stream, Value, choose, feed};
+use super::arrays::{Extent, Real, Rows, Stream, Value, check_count, choose, feed};
 use super::batches::mapped;
+use super::rows::little_endian;
 use super::sink::Sink;
 use super::text::refuse;
 use crate::domain::limits::SAFETENSORS_HEADER_BYTES;
@@ -21,14 +26,7 @@ pub(super) fn begins(start: &[u8]) -> bool {
 
 pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
     let file = mapped(source)?;
-    let declared = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
-    if declared > SAFETENSORS_HEADER_BYTES as u64 {
-        let detail = format!("the header declares {declared} bytes; allowed are {SAFETENSORS_HEADER_BYTES}");
-        return Err(refuse("/", "broken_header", detail));
-    }
-    let tensors = SafeTensors::deserialize(&file).map_err(|error| {
-        refuse("/", "broken_header", format!("the safetensors file is damaged or cut short: {error}"))
-    })?;
+    let tensors = open(&file)?;
     let mut names = tensors.names();
     names.sort_unstable();
     let (features, labels) = choose(&names)?;
@@ -41,7 +39,64 @@ pub(super) fn read(source: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> 
     feed(&mut rows, beside, sink)
 }
 
+/// A matrix that is written under a name.
+pub struct Named<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// Values in a row; `None` for one value a row, which has one axis.
+    pub width: Option<usize>,
+    /// The values, row after row.
+    pub values: &'a [f32],
+}
+
+/// The file of matrices of 32-bit floats. What is said of them stands in its metadata.
+///
+/// # Errors
+/// Two have one name.
+pub fn written(matrices: &[Named<'_>], metadata: HashMap<String, String>) -> io::Result<Vec<u8>> {
+    let bytes: Vec<Cow<'_, [u8]>> = matrices.iter().map(|matrix| little_endian(matrix.values)).collect();
+    let views = matrices.iter().zip(&bytes).map(|(matrix, bytes)| {
+        let shape = match matrix.width {
+            Some(width) => vec![matrix.values.len() / width.max(1), width],
+            None => vec![matrix.values.len()],
+        };
+        Ok((matrix.name, TensorView::new(Dtype::F32, shape, bytes).map_err(io::Error::other)?))
+    });
+    let views = views.collect::<io::Result<Vec<_>>>()?;
+    safetensors::serialize(views, Some(metadata)).map_err(io::Error::other)
+}
+
+fn open(bytes: &[u8]) -> Result<SafeTensors<'_>, DataError> {
+    let declared = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if declared > SAFETENSORS_HEADER_BYTES as u64 {
+        let detail = format!("the header declares {declared} bytes; allowed are {SAFETENSORS_HEADER_BYTES}");
+        return Err(refuse("/", "broken_header", detail));
+    }
+    SafeTensors::deserialize(bytes)
+        .map_err(|error| refuse("/", "broken_header", format!("the safetensors file is damaged or cut short: {error}")))
+}
+
+/// A whole tensor of one row or more, from memory: rows, width and values, as of [`super::npy::matrix`]. It is the one of that
+/// name, or else the one that a dataset would be made of.
+///
+/// # Errors
+/// A refusal: there is no such tensor.
+pub fn matrix(bytes: &[u8], name: &str, most_values: usize) -> Result<(usize, usize, Vec<f32>), DataError> {
+    let tensors = open(bytes)?;
+    let mut names = tensors.names();
+    names.sort_unstable();
+    let name = if names.contains(&name) { name } else { names[choose(&names)?.0] };
+    let (data, extent, value) = typed(&tensors, name)?;
+    check_count(extent, most_values)?;
+    Ok((extent.rows as usize, extent.width, value.narrow(data)))
+}
+
 fn tensor<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<Stream<&'a [u8]>, DataError> {
+    let (data, extent, value) = typed(tensors, name)?;
+    Ok(Stream::new(data, extent, value))
+}
+
+fn typed<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<(&'a [u8], Extent, Value), DataError> {
     let view = tensors.tensor(name).map_err(|error| refuse("/", "broken_header", error.to_string()))?;
     let real = match view.dtype() {
         Dtype::BOOL => Real::Bool,
@@ -65,15 +120,12 @@ fn tensor<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<Stream<&'a [u8]>,
         }
     };
     let shape: Vec<u64> = view.shape().iter().map(|side| *side as u64).collect();
-    Ok(Stream::new(view.data(), Extent::of(&shape)?, Value::new(real, false)))
+    Ok((view.data(), Extent::of(&shape)?, Value::new(real, false)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use proptest::prelude::*;
-    use safetensors::tensor::TensorView;
 
     use super::super::trial;
     use super::*;
@@ -123,6 +175,18 @@ mod tests {
         assert_eq!(rows[1], [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 4.0]);
         assert_eq!(ingested.schema.image.unwrap().to_string(), "1x3x2");
         assert_eq!(ingested.schema.labels(), [6]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_by_its_name() {
+        let (rows, errors) = ([1.0, -2.5, 0.5, 4.0], [0.25, 0.5]);
+        let one = Named { name: "rows", width: Some(2), values: &rows };
+        let other = Named { name: "errors", width: None, values: &errors };
+        let bytes = written(&[one, other], HashMap::from([("columns".to_owned(), "[]".to_owned())])).unwrap();
+        assert_eq!(matrix(&bytes, "rows", 4).unwrap(), (2, 2, rows.to_vec()));
+        assert_eq!(matrix(&bytes, "errors", 4).unwrap(), (2, 1, errors.to_vec()));
+        assert!(matrix(&bytes, "codes", 4).is_err() && matrix(&bytes, "rows", 3).is_err());
+        assert_eq!(matrix(&file(&[("any", Dtype::U8, &[2], &[3, 4])]), "rows", 4).unwrap().2, [3.0, 4.0]);
     }
 
     #[test]

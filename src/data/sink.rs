@@ -99,6 +99,8 @@ pub(super) struct Sink<'a> {
     pub spec: &'a IngestSpec,
     pub most_bytes: u64,
     pub image: Option<ImageShape>,
+    /// Whether the rows are kept: they are synced then.
+    pub lasts: bool,
     target: &'a Path,
     words: Words,
     fields: Vec<Field>,
@@ -128,6 +130,7 @@ impl<'a> Sink<'a> {
             spec,
             most_bytes,
             image: spec.image,
+            lasts: true,
             target,
             words: Words::new(&spec.missing, spec.decimal),
             fields: Vec::new(),
@@ -160,7 +163,8 @@ impl<'a> Sink<'a> {
     /// Takes the columns. Comes once, before the first row.
     pub fn begin(&mut self, fields: Vec<Field>) -> Result<(), DataError> {
         self.columns = dataset::columns(&fields, self.spec)?;
-        let given = |name: &str| self.spec.given(name);
+        let said = self.spec.by_name();
+        let given = |name: &str| said.get(name).copied().unwrap_or_default();
         self.states = (self.columns.iter().zip(&fields))
             .map(|(column, field)| match (&field.holds, given(&column.name)) {
                 _ if column.role == Role::Ignore => State::Skipped,
@@ -474,7 +478,7 @@ impl<'a> Sink<'a> {
             let detail = "leave none to feed a model: every column is a label, an id, ignored or free text";
             return Err(Refusal::at(Code::InvalidDataset, "/columns", "no_features", detail).into());
         }
-        self.writer = Some(RowWriter::create(self.target, kept, self.most_bytes)?);
+        self.writer = Some(RowWriter::create(self.target, kept, self.most_bytes, self.lasts)?);
         self.plain_numbers = !self.words.has_missing_numbers();
         let (index, line, at) = (self.index, self.line, self.at);
         self.index -= look.lines.len() as u64;

@@ -84,6 +84,8 @@ pub const BATCH_ROWS: u32 = 65_536;
 pub const JSON_BODY_BYTES: usize = 1 << 20;
 /// Bytes of a body of inference.
 pub const INFERENCE_BODY_BYTES: usize = 64 << 20;
+/// Tables of questions (CSV, JSON Lines, Arrow, Parquet) that are read at once.
+pub const TABLE_BODIES: usize = 2;
 /// Rows in one question of inference.
 pub const INFERENCE_ROWS: usize = 65_536;
 /// Values in one answer of inference (rows times columns).

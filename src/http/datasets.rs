@@ -13,7 +13,7 @@ use super::App;
 use super::error::{ApiError, Problem, internal};
 use super::exports::{self, Limit, RowsForm};
 use super::extract::{Id, Lenient, Nothing, Query};
-use super::forms::{self, Form, Matrix};
+use super::forms::{self, Matrix};
 use super::intake::{Complete, Intake};
 use super::lists::{List, page};
 use crate::data::dataset::{Change, Column, Role};
@@ -316,7 +316,7 @@ pub struct RowsQuery {
     /// How many; 100 when left out, at most 10,000, or `all` in the forms of files.
     #[param(value_type = Option<String>)]
     limit: Option<Limit>,
-    /// `json` or `npy`, or a file: `csv`, `arrow` (a stream) or `parquet`. The `Accept` header decides when left out.
+    /// `json` or `npy`, or a file: `csv`, `jsonl`, `arrow` (a stream) or `parquet`. The `Accept` header decides when left out.
     #[param(inline)]
     format: Option<RowsForm>,
 }
@@ -340,11 +340,10 @@ pub async fn get_rows(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let form = match RowsForm::wanted(query.format, &headers)? {
-        RowsForm::Json => Form::Json,
-        RowsForm::Npy => Form::Npy,
-        file => return exports::download(&app, id, file, query.offset, query.limit).await,
-    };
+    let form = RowsForm::wanted(query.format, &headers)?;
+    if !matches!(form, RowsForm::Json | RowsForm::Npy) {
+        return exports::download(&app, id, form, query.offset, query.limit).await;
+    }
     let limit = Limit::page(query.limit)?;
     let mut faults = Faults::new();
     faults.require_within("?limit", limit, 1..=PAGE_ROWS_MOST);
@@ -360,15 +359,10 @@ pub async fn get_rows(
     };
     let values =
         tokio::task::spawn_blocking(read).await.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
-    let rows = Matrix::of(&values, dataset.schema.kept());
-    match form {
-        Form::Json => {
-            let columns = dataset.schema.kept().map(|column| column.name.as_str()).collect();
-            forms::json(&RowsView { columns, rows, offset: first, total: dataset.rows })
-        }
-        Form::Npy => forms::npy(&rows),
-        Form::Png => {
-            Err(Refusal::new(Code::NotAcceptable, "rows are given as application/json or application/x-npy").into())
-        }
+    if form == RowsForm::Npy {
+        return Ok(forms::npy(&values, width));
     }
+    let columns = dataset.schema.kept().map(|column| column.name.as_str()).collect();
+    let rows = Matrix::of(&values, dataset.schema.kept());
+    forms::json(&RowsView { columns, rows, offset: first, total: dataset.rows })
 }

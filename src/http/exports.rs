@@ -15,15 +15,14 @@ use utoipa::ToSchema;
 use super::App;
 use super::error::{ApiError, internal};
 use super::extract::BODY_IDLE;
-use super::forms::{self, NPY};
+use super::media::{Form, accepted};
+use crate::data::dataset::Column;
 use crate::data::export::{Form as ExportForm, write};
 use crate::data::rows::RowFile;
 use crate::domain::id::DatasetId;
 use crate::domain::limits::{PAGE_ROWS, PAGE_ROWS_MOST};
 use crate::domain::refusal::{Code, Faults, Refusal};
 
-const ARROW: &str = "application/vnd.apache.arrow.stream";
-const PARQUET: &str = "application/vnd.apache.parquet";
 /// Bytes that are sent at once, and how many of such pieces wait for a slow reader.
 const PIECE_BYTES: usize = 256 << 10;
 const PIECES: usize = 4;
@@ -38,6 +37,8 @@ pub enum RowsForm {
     Npy,
     /// `text/csv`, with the names of the columns in the first line.
     Csv,
+    /// `application/x-ndjson`: an object by column name in each line.
+    Jsonl,
     /// `application/vnd.apache.arrow.stream`.
     Arrow,
     /// `application/vnd.apache.parquet`.
@@ -47,17 +48,18 @@ pub enum RowsForm {
 impl RowsForm {
     /// What the caller wants: `?format=`, else the first of the `Accept` header that is known, else JSON.
     pub fn wanted(asked: Option<Self>, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let known = |name: &str| match name {
-            "application/json" | "application/*" | "*/*" | "" => Some(Self::Json),
-            NPY => Some(Self::Npy),
-            "text/csv" | "text/*" => Some(Self::Csv),
-            ARROW => Some(Self::Arrow),
-            PARQUET => Some(Self::Parquet),
-            _ => None,
-        };
-        asked.or_else(|| forms::accepted(headers, known)).ok_or_else(|| {
-            let detail = format!("rows are given as application/json, {NPY}, text/csv, {ARROW} or {PARQUET}");
-            Refusal::new(Code::NotAcceptable, detail).into()
+        let forms = [
+            (Self::Json, Form::Json),
+            (Self::Npy, Form::Npy),
+            (Self::Csv, Form::Csv),
+            (Self::Jsonl, Form::Jsonl),
+            (Self::Arrow, Form::Arrow),
+            (Self::Parquet, Form::Parquet),
+        ];
+        let found = asked.or_else(|| accepted(headers, forms.iter().map(|(form, media)| (*form, media.names()))));
+        found.ok_or_else(|| {
+            let list: Vec<&str> = forms.iter().map(|(_, media)| media.media_type()).collect();
+            Refusal::new(Code::NotAcceptable, format!("rows are given as {}", list.join(", "))).into()
         })
     }
 }
@@ -92,8 +94,9 @@ impl Limit {
             None => Ok(PAGE_ROWS),
             Some(Self::Rows(rows)) => Ok(rows),
             Some(Self::All) => {
-                let detail =
-                    format!("is `all`, which goes with csv, arrow and parquet; here it is 1 to {PAGE_ROWS_MOST}");
+                let detail = format!(
+                    "is `all`, which goes with csv, jsonl, arrow and parquet; here it is 1 to {PAGE_ROWS_MOST}"
+                );
                 Err(Refusal::at(Code::InvalidRequest, "?limit", "conflict", detail))
             }
         }
@@ -112,6 +115,7 @@ pub async fn download(
     limit: Option<Limit>,
 ) -> Result<Response, ApiError> {
     let (form, ending) = match form {
+        RowsForm::Jsonl => (ExportForm::Jsonl, "jsonl"),
         RowsForm::Arrow => (ExportForm::Arrow, "arrows"),
         RowsForm::Parquet => (ExportForm::Parquet, "parquet"),
         _ => (ExportForm::Csv, "csv"),
@@ -143,7 +147,8 @@ pub async fn download(
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         let mut out = BufWriter::with_capacity(PIECE_BYTES, Pipe(sender.clone()));
-        let written = write(form, &schema, rows.map(|row| file.row(row)), &mut out).and_then(|()| out.flush());
+        let columns: Vec<&Column> = schema.kept().collect();
+        let written = write(form, &columns, rows.map(|row| file.row(row)), &mut out).and_then(|()| out.flush());
         // The bytes that wait have nowhere to go when something went wrong.
         let (_, _) = out.into_parts();
         if let Err(error) = written {

@@ -1,11 +1,9 @@
-//! The forms in which rows come and go: JSON, NPY and, for images, PNG.
+//! Rows as they are written: JSON in and out, and for images PNG.
 
-use std::io::Cursor;
-
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb, RgbImage};
-use npyz::WriterBuilder;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
@@ -14,45 +12,11 @@ use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema,
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::{ApiError, internal};
+use super::media::Form;
 use crate::data::dataset::Column;
 use crate::domain::limits::GRID_IMAGES;
 use crate::domain::refusal::{Code, Refusal};
 use crate::domain::shape::ImageShape;
-
-/// The media type of NPY.
-pub const NPY: &str = "application/x-npy";
-
-/// The form of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Form {
-    /// `application/json`.
-    Json,
-    /// `application/x-npy`: the main matrix alone, as 32-bit floats.
-    Npy,
-    /// `image/png`: a grid, for models of images.
-    Png,
-}
-
-impl Form {
-    /// What the caller wants: `?format=`, else the first of the `Accept` header that is known, else JSON.
-    pub fn wanted(asked: Option<Self>, headers: &HeaderMap) -> Result<Self, ApiError> {
-        if let Some(form) = asked {
-            return Ok(form);
-        }
-        let known = accepted(headers, |name| match name {
-            "application/json" | "application/*" | "*/*" | "" => Some(Self::Json),
-            NPY => Some(Self::Npy),
-            "image/png" | "image/*" => Some(Self::Png),
-            _ => None,
-        });
-        known.ok_or_else(|| {
-            let accept = accept(headers);
-            let detail = format!("`{accept}` names no form that is given here; there are application/json, {NPY} and, for images, image/png");
-            Refusal::new(Code::NotAcceptable, detail).into()
-        })
-    }
-}
 
 /// A cell of a JSON body.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,26 +63,6 @@ impl<'de> Deserialize<'de> for Cell {
 
         deserializer.deserialize_any(AnyCell)
     }
-}
-
-fn accept(headers: &HeaderMap) -> &str {
-    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*")
-}
-
-/// The first type of the `Accept` header, by quality, that `known` knows.
-pub fn accepted<T>(headers: &HeaderMap, known: impl Fn(&str) -> Option<T>) -> Option<T> {
-    let mut ranges: Vec<(&str, f32)> = accept(headers)
-        .split(',')
-        .map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let name = parts.next().unwrap_or("");
-            let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
-            (name, quality)
-        })
-        .filter(|(_, quality)| *quality > 0.0)
-        .collect();
-    ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
-    ranges.iter().find_map(|(name, _)| known(name))
 }
 
 /// A row of a JSON body: values in the order of the columns, or by the name of the column. `null` is a missing value.
@@ -236,20 +180,34 @@ impl Serialize for Matrix<'_> {
 /// A JSON answer, written without going through a tree of values.
 pub fn json<T: Serialize>(value: &T) -> Result<Response, ApiError> {
     let body = serde_json::to_vec(value).map_err(|error| internal(&error))?;
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+    Ok(file(Form::Json.media_type(), body))
 }
 
 /// An NPY answer.
-pub fn npy(matrix: &Matrix<'_>) -> Result<Response, ApiError> {
-    let mut body = Vec::with_capacity(matrix.values.len() * 4 + 128);
-    let shape = [(matrix.values.len() / matrix.width.max(1)) as u64, matrix.width as u64];
-    let options = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(Cursor::new(&mut body));
-    let written = options.begin_nd().and_then(|mut writer| {
-        writer.extend(matrix.values.iter().copied())?;
-        writer.finish()
-    });
-    written.map_err(|error| internal(&error))?;
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(NPY))], body).into_response())
+pub fn npy(values: &[f32], width: usize) -> Response {
+    file(Form::Npy.media_type(), crate::data::npy::written(values, width))
+}
+
+/// 32-bit floats that are sent as they lie in memory.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// An answer of 32-bit floats in little-endian order.
+pub fn floats(mut values: Vec<f32>) -> Response {
+    if cfg!(target_endian = "big") {
+        values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
+    }
+    file(Form::F32.media_type(), bytes::Bytes::from_owner(Floats(values)))
+}
+
+/// An answer of bytes.
+pub fn file(kind: &'static str, bytes: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], bytes.into()).into_response()
 }
 
 /// How pixel values become shades: `low` is black, `high` is white.
@@ -315,26 +273,12 @@ pub fn grid(rows: &[f32], shape: ImageShape, shades: Shades, across: usize) -> R
 
 /// A PNG answer.
 pub fn png(bytes: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("image/png"))], bytes).into_response()
+    file(Form::Png.media_type(), bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wanted(accept: &'static str) -> Option<Form> {
-        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
-        Form::wanted(None, &headers).ok()
-    }
-
-    #[test]
-    fn the_accept_header_decides_by_quality() {
-        assert_eq!(wanted("*/*"), Some(Form::Json));
-        assert_eq!(wanted("application/x-npy"), Some(Form::Npy));
-        assert_eq!(wanted("application/json;q=0.1, image/png;q=0.9"), Some(Form::Png));
-        assert_eq!(wanted("image/avif,image/webp,image/*,*/*;q=0.8"), Some(Form::Png));
-        assert_eq!(wanted("text/html"), None);
-    }
 
     #[test]
     fn grids_have_a_tile_for_each_image() {
@@ -352,15 +296,5 @@ mod tests {
     fn what_is_not_finite_becomes_null() {
         let matrix = Matrix::new(&[1.0, f32::NAN, 0.5, f32::INFINITY], 2);
         assert_eq!(serde_json::to_string(&matrix).unwrap(), "[[1.0,null],[0.5,null]]");
-    }
-
-    #[test]
-    fn an_npy_answer_is_read_back() {
-        let matrix = Matrix::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
-        let response = npy(&matrix).unwrap();
-        let body =
-            tokio::runtime::Runtime::new().unwrap().block_on(axum::body::to_bytes(response.into_body(), 4096)).unwrap();
-        let (rows, width, values) = crate::data::npy::matrix(&body, 100).unwrap();
-        assert_eq!((rows, width, values.as_slice()), (2, 3, matrix.values));
     }
 }

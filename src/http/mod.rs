@@ -15,6 +15,7 @@ pub mod intake;
 pub mod jobs;
 pub mod life;
 pub mod lists;
+pub mod media;
 pub mod models;
 pub mod openapi;
 pub mod phases;
@@ -43,7 +44,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::domain::limits::{EVENT_STREAMS, EXPORTS};
+use crate::domain::limits::{EVENT_STREAMS, EXPORTS, TABLE_BODIES};
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
@@ -74,6 +75,8 @@ pub struct App {
     ingesting: Arc<Semaphore>,
     /// Downloads that are written at once.
     exporting: Arc<Semaphore>,
+    /// Tables of questions that are read at once.
+    reading: Arc<Semaphore>,
     /// Event streams that are open at once.
     streams: Arc<Semaphore>,
 }
@@ -88,6 +91,7 @@ impl App {
             config: Arc::new(config),
             ingesting: Arc::new(Semaphore::new(2)),
             exporting: Arc::new(Semaphore::new(EXPORTS)),
+            reading: Arc::new(Semaphore::new(TABLE_BODIES)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
         }
     }
@@ -95,7 +99,7 @@ impl App {
 
 /// Every address, and the document that describes them.
 fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(ApiDocument::openapi())
+    let mut router = OpenApiRouter::with_openapi(ApiDocument::openapi())
         // POST GET          /v1/datasets
         // GET PATCH DELETE  /v1/datasets/{id}
         // GET POST          /v1/datasets/{id}/rows
@@ -163,8 +167,10 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /livez, /readyz, /version
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
-        .routes(routes!(health::version))
+        .routes(routes!(health::version));
     // Beside these: GET /openapi.json and /docs, and / which leads to /docs.
+    media::describe_bodies(router.get_openapi_mut());
+    router
 }
 
 /// The API document.

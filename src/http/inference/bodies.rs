@@ -1,19 +1,25 @@
-//! Rows and codes that come in a body: JSON or NPY.
+//! Rows and codes that come in a body: JSON, or a matrix in another form. Tables are read by `tables`.
+
+use std::collections::HashMap;
 
 use axum::body::Body;
 use axum::extract::Request;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Asked, BODY, FormQuery, Place, QUERY};
+use super::tables::{self, Brought};
+use super::{Asked, BODY, FormQuery, Gives, Place, QUERY};
 use crate::data::dataset::Column;
-use crate::data::npy;
+use crate::data::rows::floats;
+use crate::data::{Format, Header, npy, safetensors};
 use crate::domain::id::ModelId;
 use crate::domain::limits::{INFERENCE_BODY_BYTES, INFERENCE_ROWS, INFERENCE_VALUES};
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
-use crate::http::error::ApiError;
-use crate::http::extract::{invalid_json, media_type, pointer, query, read_body};
-use crate::http::forms::{Cell, Form, NPY, RowInput};
+use crate::http::error::{ApiError, internal};
+use crate::http::extract::{invalid_json, pointer, query, read_body};
+use crate::http::forms::{Cell, RowInput};
+use crate::http::media::{BodyForm, Form};
 
 /// What becomes of missing values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +31,9 @@ pub(super) enum Missing {
     /// They are kept, as NaN.
     Kept,
 }
+
+/// Why an infinite value is refused.
+const BEYOND: &str = "is infinite or beyond what 32-bit floats hold (about 3.4e38)";
 
 /// Why a missing value is refused.
 pub(super) const ONLY_IMPUTE: &str =
@@ -43,12 +52,14 @@ pub(super) struct Expected<'a> {
 
 /// The JSON body of a question that brings rows or codes.
 pub(super) trait PostedRows: DeserializeOwned {
-    /// Its options, as they are read from the query beside an NPY matrix.
+    /// Its options, as they are read from the query beside a body of another form than JSON.
     type Options: DeserializeOwned;
     /// Whether it brings codes.
     const CODES: bool = false;
     /// What becomes of missing values.
     const MISSING: Missing = Missing::AsTrained;
+    /// What it is answered with.
+    const GIVES: Gives = Gives::Rows;
 
     fn split(self) -> (Vec<RowInput>, Self::Options);
 
@@ -65,41 +76,122 @@ pub(super) struct Posted<Options> {
     pub place: Place,
 }
 
-/// Reads a question: JSON that holds everything but the form of the answer, or an NPY matrix with the options in the query.
+/// Reads a question: JSON that holds everything but the form of the answer, or rows in another form with the options in the
+/// query.
 pub(super) async fn posted<B: PostedRows>(
     app: App,
     id: ModelId,
     request: Request,
 ) -> Result<Posted<B::Options>, ApiError> {
     let (parts, body) = request.into_parts();
-    let kind = media_type(&parts.headers);
-    let beside: Option<B::Options> = match kind.as_str() {
-        "application/json" | "" => None,
-        NPY => Some(query(&parts.uri)?),
-        other => {
-            let detail = format!("the body is of type `{other}`; allowed are application/json and {NPY}");
-            return Err(Refusal::new(Code::UnsupportedMediaType, detail).into());
-        }
+    let form = BodyForm::of(&parts.headers)?;
+    let beside: Option<B::Options> = match form {
+        BodyForm::Json => None,
+        _ => Some(query(&parts.uri)?),
     };
     let format = match &beside {
         Some(options) => B::format(options),
         None => query::<FormQuery>(&parts.uri)?.format,
     };
-    let asked = Asked::of(app, id, format, &parts.headers).await?;
+    let asked = Asked::of(app, id, format, &parts.headers, B::GIVES).await?;
     let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
-    let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
-    let expected = match B::CODES {
-        true => Expected { what: "codes", width: asked.latent(), columns: &[], missing: Missing::Refused },
-        false => Expected { what: "rows", width: asked.width(), columns: &columns, missing: asked.missing(B::MISSING) },
-    };
     let (values, options, place) = match beside {
-        Some(options) => (matrix(&bytes, expected)?, options, QUERY),
+        Some(options) => (matrix::<B>(&asked, form, bytes).await?, options, QUERY),
         None => {
+            let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
             let (rows, options) = read_json::<B>(&bytes)?.split();
-            (flatten(rows, expected)?, options, BODY)
+            (flatten(rows, asked.expected::<B>(&columns))?, options, BODY)
         }
     };
     Ok(Posted { asked, values, options, place })
+}
+
+/// Rows or codes of a body of another form than JSON.
+async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, bytes: Bytes) -> Result<Vec<f32>, ApiError> {
+    let (format, header) = match form {
+        BodyForm::Json => return Err(internal(&"a JSON body was read as a matrix")),
+        BodyForm::Csv(header) => (Format::Csv, header),
+        BodyForm::Jsonl => (Format::Jsonl, Header::Auto),
+        BodyForm::Arrow => (Format::Arrow, Header::Auto),
+        BodyForm::Parquet => (Format::Parquet, Header::Auto),
+        BodyForm::Npy | BodyForm::F32 | BodyForm::Safetensors => {
+            let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
+            let expected = asked.expected::<B>(&columns);
+            let (count, width, values) = match form {
+                BodyForm::Npy => npy::matrix(&bytes, INFERENCE_VALUES).map_err(tables::refused)?,
+                BodyForm::F32 => plain(&bytes, expected)?,
+                _ => safetensors::matrix(&bytes, expected.what, INFERENCE_VALUES).map_err(tables::refused)?,
+            };
+            return Ok(checked(count, width, values, expected)?);
+        }
+    };
+    let missing = asked.expected::<B>(&[]).missing;
+    tables::read(asked, format, header, bytes, if B::CODES { Brought::Codes } else { Brought::Rows(missing) }).await
+}
+
+/// 32-bit floats and nothing else: of the width that the model takes.
+fn plain(bytes: &[u8], expected: Expected<'_>) -> Result<(usize, usize, Vec<f32>), Refusal> {
+    let Expected { what, width, .. } = expected;
+    if bytes.is_empty() || bytes.len() % (4 * width) != 0 {
+        let detail = format!(
+            "is {} bytes; {what} of {width} values in little-endian 32-bit floats are {} bytes each",
+            bytes.len(),
+            4 * width
+        );
+        return Err(Refusal::at(Code::InvalidRequest, "/", "wrong_length", detail));
+    }
+    let values = floats(bytes);
+    Ok((values.len() / width, width, values))
+}
+
+/// A matrix of as many rows or codes as are allowed, and no value among them that is not.
+fn checked(count: usize, found: usize, values: Vec<f32>, expected: Expected<'_>) -> Result<Vec<f32>, Refusal> {
+    let Expected { what, width, columns, missing } = expected;
+    if found != width || count > INFERENCE_ROWS {
+        let detail = format!("is {count} x {found}; allowed are 1 to {INFERENCE_ROWS} {what} of {width}");
+        return Err(Refusal::at(Code::InvalidRequest, "/", "wrong_shape", detail));
+    }
+    let mut faults = Faults::new();
+    let place = |position: usize| format!("/{what}/{}/{}", position / width, position % width);
+    for (position, value) in values.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
+        if value.is_infinite() {
+            faults.push(place(position), "out_of_range", BEYOND);
+        } else if missing != Missing::Kept {
+            faults.push(place(position), "missing_value", format!("is NaN; {ONLY_IMPUTE}"));
+        }
+    }
+    for (at, column) in columns.iter().enumerate().filter(|(_, column)| column.kind.is_class()) {
+        for (row, value) in values.iter().skip(at).step_by(width).enumerate() {
+            if let Some(detail) = unknown_class(column, *value) {
+                faults.push(place(row * width + at), "unknown_level", detail);
+            }
+        }
+    }
+    faults.into_result(Code::InvalidRequest)?;
+    Ok(values)
+}
+
+/// Why a number stands for none of the classes of a column.
+fn unknown_class(column: &Column, value: f32) -> Option<String> {
+    if value.is_nan() {
+        return None;
+    }
+    let name = &column.name;
+    if let Some(last) = column.levels.len().checked_sub(1) {
+        let is_level = value >= 0.0 && value <= last as f32 && value.fract() == 0.0;
+        return (!is_level).then(|| {
+            let list = shown_levels(column);
+            format!("is {value}; the levels of `{name}` are numbered 0 to {last}: {list}")
+        });
+    }
+    // Of classes that are numbers the profile knows the range.
+    let profile = column.profile.as_ref()?;
+    let (low, high) = (profile.minimum? as f32, profile.maximum? as f32);
+    let fits = (low..=high).contains(&value) && !(profile.whole && value.fract() != 0.0);
+    (!fits).then(|| {
+        let whole = if profile.whole { "whole numbers" } else { "numbers" };
+        format!("is {value}; the classes of `{name}` are {whole} from {low} to {high}")
+    })
 }
 
 /// A JSON body, whatever else there is about it.
@@ -122,21 +214,6 @@ fn read_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, ApiError>
     })?;
     deserializer.end().map_err(|error| invalid_json(&error))?;
     Ok(value)
-}
-
-fn matrix(body: &[u8], expected: Expected<'_>) -> Result<Vec<f32>, ApiError> {
-    let Expected { what, width, missing, .. } = expected;
-    let (count, found, values) = npy::matrix(body, INFERENCE_VALUES)?;
-    if found != width || count > INFERENCE_ROWS {
-        let detail = format!("is {count} x {found}; allowed are 1 to {INFERENCE_ROWS} {what} of {width}");
-        return Err(Refusal::at(Code::InvalidRequest, "/", "wrong_shape", detail).into());
-    }
-    if let Some(position) = gap(&values, missing) {
-        let pointer = format!("/{what}/{}/{}", position / width, position % width);
-        let detail = format!("is NaN; {ONLY_IMPUTE}");
-        return Err(Refusal::at(Code::InvalidRequest, pointer, "missing_value", detail).into());
-    }
-    Ok(values)
 }
 
 /// Where the first missing value is that is not allowed.
@@ -176,7 +253,13 @@ fn flatten(rows: Vec<RowInput>, expected: Expected<'_>) -> Result<Vec<f32>, Refu
 }
 
 fn named(row: Vec<(String, Cell)>, expected: Expected<'_>, values: &mut Vec<f32>, faults: &mut Faults, place: &str) {
-    let mut given: std::collections::HashMap<String, Cell> = row.into_iter().collect();
+    let mut given: HashMap<String, Cell> = HashMap::with_capacity(row.len());
+    for (name, value) in row {
+        if given.contains_key(&name) {
+            faults.push(format!("{place}/{name}"), "duplicate", "is given twice");
+        }
+        given.insert(name, value);
+    }
     for column in expected.columns {
         let name = &column.name;
         match given.remove(name) {
@@ -205,6 +288,7 @@ fn number(
     place: impl Fn() -> String,
 ) -> f32 {
     let texts = column.filter(|column| !column.levels.is_empty());
+    let classes = column.filter(|column| column.kind.is_class());
     match (cell, texts) {
         (Cell::Missing, _) => {
             if missing != Missing::Kept {
@@ -217,6 +301,8 @@ fn number(
             if !number.is_finite() {
                 let detail = format!("is {value}, beyond what 32-bit floats hold (about 3.4e38)");
                 faults.push(place(), "out_of_range", detail);
+            } else if let Some(detail) = classes.and_then(|column| unknown_class(column, number)) {
+                faults.push(place(), "unknown_level", detail);
             }
             number
         }
@@ -240,9 +326,13 @@ fn level(column: &Column, text: &str, faults: &mut Faults, place: impl Fn() -> S
 /// What is said of a text that a column does not have.
 pub(super) fn unknown_level(column: &Column, text: &str) -> String {
     let shown: String = text.chars().take(40).collect();
+    format!("is `{shown}`; the levels of `{}` are {}", column.name, shown_levels(column))
+}
+
+fn shown_levels(column: &Column) -> String {
     let some: Vec<&str> = column.levels.iter().take(12).map(String::as_str).collect();
     let more = if column.levels.len() > some.len() { " …" } else { "" };
-    format!("is `{shown}`; the levels of `{}` are {}{more}", column.name, some.join(", "))
+    format!("{}{more}", some.join(", "))
 }
 
 #[cfg(test)]

@@ -6,15 +6,16 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::answers::Documented;
+use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
-use super::{Asked, ModelInPath, Place, QUERY, answers, references};
+use super::{Asked, Gives, ModelInPath, Place, QUERY, answers, references};
 use crate::domain::id::ModelId;
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{Form, Matrix, RowInput};
+use crate::http::forms::{self, Matrix, RowInput};
+use crate::http::media::Form;
 use crate::serving::{Answer, Question};
 
 /// Inline codes, and what is asked of them.
@@ -31,23 +32,23 @@ pub struct DecodeQuery {
     draw: bool,
     /// Which draw: the same seed draws the same rows. Only with `draw`; 0 when left out.
     seed: Option<u64>,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
 
-/// What is asked of codes that are an NPY body; in a JSON body this stands beside the codes.
+/// What is asked of codes that are a body of another form than JSON; in a JSON body this stands beside the codes.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DecodeOptions {
-    /// With an NPY body: as `spread` of the JSON body.
+    /// Beside a body that is not JSON: as `spread` of the JSON body.
     spread: bool,
-    /// With an NPY body: as `draw` of the JSON body.
+    /// Beside a body that is not JSON: as `draw` of the JSON body.
     draw: bool,
-    /// With an NPY body: as `seed` of the JSON body.
+    /// Beside a body that is not JSON: as `seed` of the JSON body.
     seed: Option<u64>,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -117,7 +118,7 @@ pub async fn get_decode(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let DecodeQuery { x, spread, draw, seed, format } = query;
-    let asked = Asked::of(app, id, format, &headers).await?;
+    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
     let codes = references::inline(&x, asked.latent(), std::iter::empty(), Missing::Refused)?;
     decode(&asked, codes, &DecodeOptions { spread, draw, seed, format }, QUERY).await
 }
@@ -143,7 +144,7 @@ async fn decode(asked: &Asked, codes: Vec<f32>, options: &DecodeOptions, place: 
     }
     faults.into_result(Code::InvalidRequest)?;
     if options.spread {
-        answers::require_json(asked, format!("{place}spread"))?;
+        answers::require_room(asked, format!("{place}spread"))?;
     }
     Asked::check_answer_size(codes.len() / asked.latent(), asked.width())?;
     let question = match options {
@@ -152,6 +153,9 @@ async fn decode(asked: &Asked, codes: Vec<f32>, options: &DecodeOptions, place: 
         _ => Question::Decode(codes),
     };
     let Answer { values, beside } = asked.ask(question).await?;
-    let spread = beside.as_deref().map(|values| Matrix::new(values, asked.width()));
-    answers::rows(asked, &values, None, |rows| DecodedView { rows, spread })
+    if asked.form == Form::Json {
+        let spread = beside.as_deref().map(|values| Matrix::new(values, asked.width()));
+        return forms::json(&DecodedView { rows: asked.rows(&values), spread });
+    }
+    Sheet::rows(values).beside("spread", asked.width(), beside).answer(asked).await
 }

@@ -6,14 +6,15 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::answers::Documented;
+use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, posted};
-use super::{Asked, FormQuery, ModelInPath, RowsBody, RowsQuery, answers};
+use super::{Asked, FormQuery, Gives, ModelInPath, RowsBody, RowsQuery, answers};
 use crate::domain::id::ModelId;
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{Matrix, NPY};
+use crate::http::forms::{self, Matrix};
+use crate::http::media::Form;
 use crate::serving::{Answer, Question};
 
 /// Codes of rows.
@@ -30,7 +31,7 @@ pub struct CodesView<'a> {
 
 impl IntoResponses for CodesView<'_> {
     fn responses() -> Documented {
-        answers::documented("CodesView", "Codes and their spread; or an NPY matrix of codes", &[NPY])
+        answers::documented("CodesView", "Codes and their spread", "the codes, `z0`, `z1` …")
     }
 }
 
@@ -48,7 +49,7 @@ pub async fn get_encode(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::of(app, id, query.format, &headers).await?;
+    let asked = Asked::of(app, id, query.format, &headers, Gives::Numbers).await?;
     let rows = query.reference().read(&asked, Missing::AsTrained).await?;
     encode(&asked, rows).await
 }
@@ -68,6 +69,9 @@ async fn encode(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     let width = asked.latent();
     Asked::check_answer_size(rows.len() / asked.width(), width)?;
     let Answer { values, beside } = asked.ask(Question::Encode(rows)).await?;
-    let spread = beside.as_deref().map(|values| Matrix::new(values, width));
-    answers::numbers(asked, "codes", Matrix::new(&values, width), |codes| CodesView { codes, spread })
+    if asked.form == Form::Json {
+        let spread = beside.as_deref().map(|values| Matrix::new(values, width));
+        return forms::json(&CodesView { codes: Matrix::new(&values, width), spread });
+    }
+    Sheet::of("codes", Heads::code(width), values).beside("spread", width, beside).answer(asked).await
 }

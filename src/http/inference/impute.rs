@@ -6,16 +6,17 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::answers::RowsView;
+use super::answers::{RowsView, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
 use super::references::Reference;
-use super::{Asked, ModelInPath, Place, QUERY, answers, require_passes};
+use super::{Asked, Gives, ModelInPath, Place, QUERY, require_passes};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{Form, RowInput};
+use crate::http::forms::{self, RowInput};
+use crate::http::media::Form;
 use crate::serving::{Answer, Question};
 
 /// Rows by reference or inline, and how their gaps are filled.
@@ -35,7 +36,7 @@ pub struct ImputeQuery {
     rounds: u32,
     /// Which draw of the chain.
     seed: u64,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -52,12 +53,12 @@ impl Default for ImputeQuery {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ImputeOptions {
-    /// With an NPY body: as `rounds` of the JSON body.
+    /// Beside a body that is not JSON: as `rounds` of the JSON body.
     #[param(minimum = 1, maximum = 1000)]
     rounds: u32,
-    /// With an NPY body: as `seed` of the JSON body.
+    /// Beside a body that is not JSON: as `seed` of the JSON body.
     seed: u64,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -113,7 +114,7 @@ pub async fn get_impute(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let ImputeQuery { dataset, rows, x, rounds, seed, format } = query;
-    let asked = Asked::of(app, id, format, &headers).await?;
+    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::Kept).await?;
     impute(&asked, rows, &ImputeOptions { rounds, seed, format }, QUERY).await
 }
@@ -138,5 +139,8 @@ async fn impute(asked: &Asked, rows: Vec<f32>, options: &ImputeOptions, place: P
     faults.into_result(Code::InvalidRequest)?;
     let originals = (asked.form == Form::Png).then(|| rows.clone());
     let Answer { values, .. } = asked.ask(Question::Impute { rows, rounds, seed }).await?;
-    answers::rows(asked, &values, originals.as_deref(), |rows| RowsView { rows })
+    if asked.form == Form::Json {
+        return forms::json(&RowsView { rows: asked.rows(&values) });
+    }
+    Sheet::rows(values).under(originals).answer(asked).await
 }

@@ -6,16 +6,17 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::answers::Documented;
+use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
 use super::references::Reference;
-use super::{Asked, ModelInPath, Place, QUERY, answers};
+use super::{Asked, Gives, ModelInPath, Place, QUERY, answers};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{Form, Matrix, RowInput};
+use crate::http::forms::{self, Matrix, RowInput};
+use crate::http::media::Form;
 use crate::serving::{Answer, Question};
 
 /// Rows that are given for a way, both ends among them, where nothing else is said.
@@ -50,7 +51,7 @@ pub struct InterpolateQuery {
     /// How codes go from one to the next.
     #[param(inline)]
     way: Way,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -61,18 +62,18 @@ impl Default for InterpolateQuery {
     }
 }
 
-/// The way between rows that are an NPY body; in a JSON body this stands beside the rows.
+/// The way between rows that are a body of another form than JSON; in a JSON body this stands beside the rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct InterpolateOptions {
-    /// With an NPY body: as `steps` of the JSON body.
+    /// Beside a body that is not JSON: as `steps` of the JSON body.
     #[param(minimum = 2, maximum = 1000)]
     steps: u32,
-    /// With an NPY body: as `way` of the JSON body.
+    /// Beside a body that is not JSON: as `way` of the JSON body.
     #[param(inline)]
     way: Way,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -146,7 +147,7 @@ pub async fn get_interpolate(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let InterpolateQuery { dataset, rows, x, steps, way, format } = query;
-    let asked = Asked::of(app, id, format, &headers).await?;
+    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
     interpolate(&asked, rows, &InterpolateOptions { steps, way, format }, QUERY).await
 }
@@ -190,7 +191,10 @@ async fn interpolate(
         .flatten()
         .collect();
     let Answer { values, .. } = asked.ask(Question::Decode(on_the_way.clone())).await?;
-    answers::rows(asked, &values, None, |rows| WayView { rows, codes: Matrix::new(&on_the_way, latent) })
+    if asked.form == Form::Json {
+        return forms::json(&WayView { rows: asked.rows(&values), codes: Matrix::new(&on_the_way, latent) });
+    }
+    Sheet::rows(values).beside("codes", latent, Some(on_the_way)).answer(asked).await
 }
 
 /// The code at the share `share` of the way from `from` to `to`.

@@ -1,10 +1,10 @@
 //! Questions to trained models: a file each.
 //!
 //! `GET` takes rows by reference (`?dataset=ds_…&rows=0-31`) or inline when small (`?x=0.1,0.2`, repeatable), and options in the
-//! query; `POST` takes a body of JSON that holds both, or NPY with the options in the query. Nothing is random but what a seed
+//! query; `POST` takes a body of JSON that holds both, or rows in another form with the options in the query. Nothing is random but what a seed
 //! decides, so the same question has the same answer up to rounding (rows that share a batch are multiplied in another order).
 //!
-//! Start reading with [`encode`], then `bodies` and `references` (what comes in) and `answers` (what goes out).
+//! Start reading with [`encode`], then `bodies`, `tables` and `references` (what comes in) and `answers` (what goes out).
 
 pub mod answers;
 mod bodies;
@@ -18,6 +18,7 @@ pub mod reconstruct;
 mod references;
 pub mod sample;
 pub mod score;
+mod tables;
 
 use std::sync::Arc;
 
@@ -27,11 +28,13 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
-use self::bodies::{Missing, PostedRows};
+use self::bodies::{Expected, Missing, PostedRows};
 use self::references::Reference;
 use super::App;
 use super::error::ApiError;
-use super::forms::{Form, RowInput};
+use super::forms::{Matrix, RowInput};
+use super::media::{Form, NUMBERS, PICTURES};
+use crate::data::dataset::Column;
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::limits::{INFERENCE_PASSES, INFERENCE_VALUES};
 use crate::domain::refusal::{Code, Faults, Refusal};
@@ -68,7 +71,7 @@ pub struct RowsQuery {
     /// A row: numbers with commas between, and of models that were trained on rows with gaps nothing where one is missing. May
     /// be repeated.
     x: Vec<String>,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -84,7 +87,7 @@ impl RowsQuery {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct FormQuery {
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -99,6 +102,7 @@ pub struct RowsBody {
 
 impl PostedRows for RowsBody {
     type Options = FormQuery;
+    const GIVES: Gives = Gives::Numbers;
 
     fn split(self) -> (Vec<RowInput>, FormQuery) {
         (self.rows, FormQuery::default())
@@ -109,6 +113,15 @@ impl PostedRows for RowsBody {
     }
 }
 
+/// What a question is answered with, of which a picture may be made or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gives {
+    /// Rows of the model.
+    Rows,
+    /// Codes, predictions or scores.
+    Numbers,
+}
+
 /// A model that is asked, and the form that the answer is to have.
 struct Asked {
     app: App,
@@ -117,14 +130,35 @@ struct Asked {
 }
 
 impl Asked {
-    async fn of(app: App, id: ModelId, format: Option<Form>, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let form = Form::wanted(format, headers)?;
+    async fn of(
+        app: App,
+        id: ModelId,
+        format: Option<Form>,
+        headers: &HeaderMap,
+        gives: Gives,
+    ) -> Result<Self, ApiError> {
         let model = app.store.model(id).await?;
+        let pictures = gives == Gives::Rows && model.schema.image.is_some();
+        let form = Form::wanted(format, headers, if pictures { PICTURES } else { NUMBERS });
+        let form = form.map_err(|mut refusal| {
+            if gives == Gives::Rows && !pictures {
+                refusal.detail += ", and pictures where the dataset was uploaded with `shape`";
+            }
+            refusal
+        })?;
         Ok(Self { app, model, form })
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
         Ok(self.app.inference.ask(&self.model, question).await?)
+    }
+
+    /// What a question brings.
+    fn expected<'a, B: PostedRows>(&self, columns: &'a [&'a Column]) -> Expected<'a> {
+        match B::CODES {
+            true => Expected { what: "codes", width: self.latent(), columns: &[], missing: Missing::Refused },
+            false => Expected { what: "rows", width: self.width(), columns, missing: self.missing(B::MISSING) },
+        }
     }
 
     /// What becomes of missing values in a question to this model.
@@ -134,6 +168,11 @@ impl Asked {
             Missing::AsTrained => Missing::Refused,
             other => other,
         }
+    }
+
+    /// Rows of an answer, as JSON has them.
+    fn rows<'a>(&'a self, values: &'a [f32]) -> Matrix<'a> {
+        Matrix::of(values, self.model.schema.feature_columns())
     }
 
     /// Width of the code.

@@ -6,15 +6,16 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use super::answers::Documented;
+use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, posted};
-use super::{Asked, FormQuery, ModelInPath, RowsBody, RowsQuery, answers};
+use super::{Asked, FormQuery, Gives, ModelInPath, RowsBody, RowsQuery, answers};
 use crate::domain::id::ModelId;
 use crate::domain::refusal::{Code, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{Matrix, NPY};
+use crate::http::forms::{self, Matrix};
+use crate::http::media::Form;
 use crate::models::{Labels, families};
 use crate::serving::{Answer, Question};
 
@@ -33,8 +34,7 @@ pub struct PredictionsView<'a> {
 
 impl IntoResponses for PredictionsView<'_> {
     fn responses() -> Documented {
-        let description = "Predictions and their spread; or an NPY matrix of predictions";
-        answers::documented("PredictionsView", description, &[NPY])
+        answers::documented("PredictionsView", "Predictions and their spread", "the predictions")
     }
 }
 
@@ -52,7 +52,7 @@ pub async fn get_predict(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::of(app, id, query.format, &headers).await?;
+    let asked = Asked::of(app, id, query.format, &headers, Gives::Numbers).await?;
     let rows = query.reference().read(&asked, Missing::AsTrained).await?;
     predict(&asked, rows).await
 }
@@ -76,10 +76,12 @@ async fn predict(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     let labels: Vec<&str> = schema.label_columns().map(|column| column.name.as_str()).collect();
     let width = labels.len();
     let Answer { values, beside } = asked.ask(Question::Predict(rows)).await?;
-    let beside = beside.unwrap_or_default();
-    let spread = Matrix::new(&beside, width);
-    let predictions = Matrix::of(&values, schema.label_columns());
-    answers::numbers(asked, "predictions", predictions, |predictions| PredictionsView { labels, predictions, spread })
+    if asked.form == Form::Json {
+        let predictions = Matrix::of(&values, schema.label_columns());
+        let spread = Matrix::new(beside.as_deref().unwrap_or_default(), width);
+        return forms::json(&PredictionsView { labels, predictions, spread });
+    }
+    Sheet::of("predictions", Heads::Labels, values).beside("spread", width, beside).answer(asked).await
 }
 
 fn learned_none(asked: &Asked) -> Refusal {

@@ -6,16 +6,17 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::answers::Documented;
+use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
 use super::references::Reference;
-use super::{Asked, ModelInPath, Place, QUERY, answers};
+use super::{Asked, Gives, ModelInPath, Place, QUERY, answers};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{Form, Matrix, RowInput};
+use crate::http::forms::{self, Matrix, RowInput};
+use crate::http::media::Form;
 use crate::serving::{Answer, Question, ServingError};
 
 /// Rows by reference or inline, and what is asked of them.
@@ -33,19 +34,19 @@ pub struct ReconstructQuery {
     x: Vec<String>,
     /// Whether an estimate of the gradient of log p(x) is given for each row, for families that have one.
     score_estimate: bool,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
 
-/// What is asked of rows that are an NPY body; in a JSON body this stands beside the rows.
+/// What is asked of rows that are a body of another form than JSON; in a JSON body this stands beside the rows.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ReconstructOptions {
-    /// With an NPY body: as `score_estimate` of the JSON body.
+    /// Beside a body that is not JSON: as `score_estimate` of the JSON body.
     score_estimate: bool,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -109,7 +110,7 @@ pub async fn get_reconstruct(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let ReconstructQuery { dataset, rows, x, score_estimate, format } = query;
-    let asked = Asked::of(app, id, format, &headers).await?;
+    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
     reconstruct(&asked, rows, score_estimate, QUERY).await
 }
@@ -138,14 +139,19 @@ async fn reconstruct(asked: &Asked, rows: Vec<f32>, with_scores: bool, place: Pl
     let originals = (asked.form == Form::Png).then(|| rows.clone());
     let Answer { values, beside } = asked.ask(Question::Reconstruct(rows)).await?;
     // A prepared row may be wider than a row, because a category becomes one number a level.
-    let score_estimates = scores.as_ref().map(|values| Matrix::new(values, values.len() / count));
-    let errors = beside.as_deref().unwrap_or_default();
-    answers::rows(asked, &values, originals.as_deref(), |rows| ReconstructionView { rows, errors, score_estimates })
+    let prepared_width = scores.as_ref().map_or(0, |values| values.len() / count);
+    if asked.form == Form::Json {
+        let score_estimates = scores.as_ref().map(|values| Matrix::new(values, prepared_width));
+        let errors = beside.as_deref().unwrap_or_default();
+        return forms::json(&ReconstructionView { rows: asked.rows(&values), errors, score_estimates });
+    }
+    let sheet = Sheet::rows(values).beside_each("errors", beside).under(originals);
+    sheet.beside("score_estimates", prepared_width, scores).answer(asked).await
 }
 
 /// Only the network knows whether it has one; where it has none the refusal names the option.
 async fn score_estimates(asked: &Asked, rows: Vec<f32>, pointer: String) -> Result<Vec<f32>, ApiError> {
-    answers::require_json(asked, pointer.clone())?;
+    answers::require_room(asked, pointer.clone())?;
     match asked.app.inference.ask(&asked.model, Question::ScoreEstimate(rows)).await {
         Ok(answer) => Ok(answer.values),
         Err(ServingError::Refused(refusal)) if refusal.code == Code::InvalidRequest => {

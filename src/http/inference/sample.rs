@@ -6,16 +6,17 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::answers::RowsView;
+use super::answers::{RowsView, Sheet};
 use super::bodies::json_body;
-use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, answers, require_passes};
+use super::{Asked, BODY, FormQuery, Gives, ModelInPath, Place, QUERY, require_passes};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_ROWS;
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query, require_json};
-use crate::http::forms::Form;
+use crate::http::forms;
+use crate::http::media::Form;
 use crate::models::Sampling;
 use crate::serving::{Answer, Draw, Question};
 
@@ -41,7 +42,7 @@ pub struct SampleQuery {
     /// Whether rows are drawn from what the decoder says of their codes. Otherwise they are its means. A chain of one step or
     /// more gives means.
     draw: bool,
-    /// `json`, `npy` or `png`; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -94,7 +95,7 @@ pub async fn get_sample(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let SampleQuery { n, seed, temperature, steps, draw, format } = query;
-    let asked = Asked::of(app, id, format, &headers).await?;
+    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
     sample(&asked, &SampleSpec { n, seed, temperature, steps, draw }, QUERY).await
 }
 
@@ -109,7 +110,7 @@ pub async fn post_sample(
     Query(query): Query<FormQuery>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::of(app, id, query.format, request.headers()).await?;
+    let asked = Asked::of(app, id, query.format, request.headers(), Gives::Rows).await?;
     require_json(request.headers())?;
     let spec: SampleSpec = json_body(request.into_body()).await?;
     sample(&asked, &spec, BODY).await
@@ -125,7 +126,10 @@ async fn sample(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Respon
     let (count, seed, temperature, drawn) = (spec.n, spec.seed, spec.temperature, spec.draw);
     let draw = Draw { count, seed, temperature, chain_steps, drawn };
     let Answer { values, .. } = asked.ask(Question::Sample(draw)).await?;
-    answers::rows(asked, &values, None, |rows| RowsView { rows })
+    if asked.form == Form::Json {
+        return forms::json(&RowsView { rows: asked.rows(&values) });
+    }
+    Sheet::rows(values).answer(asked).await
 }
 
 fn chain_steps(asked: &Asked, spec: &SampleSpec, place: Place, faults: &mut Faults) -> u32 {

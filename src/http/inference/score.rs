@@ -6,16 +6,17 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::answers::Documented;
+use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
 use super::references::Reference;
-use super::{Asked, ModelInPath, Place, QUERY, answers, require_passes};
+use super::{Asked, Gives, ModelInPath, Place, QUERY, answers, require_passes};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
-use crate::http::forms::{self, Form, Matrix, NPY, RowInput};
+use crate::http::forms::{self, Matrix, RowInput};
+use crate::http::media::Form;
 use crate::models::families;
 use crate::serving::{Answer, Measure, Question, SCORE_SAMPLES, Scored};
 
@@ -49,7 +50,7 @@ pub struct ScoreQuery {
     threshold: f32,
     /// Whether the share of each column in `reconstruction` is given.
     contributions: bool,
-    /// `json`, or `npy` for a matrix of score and anomaly; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -61,25 +62,25 @@ impl Default for ScoreQuery {
     }
 }
 
-/// How rows are judged that are an NPY body; in a JSON body this stands beside the rows.
+/// How rows are judged that are a body of another form than JSON; in a JSON body this stands beside the rows.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ScoreOptions {
-    /// With an NPY body: as `measure` of the JSON body.
+    /// Beside a body that is not JSON: as `measure` of the JSON body.
     #[param(inline)]
     measure: Measure,
-    /// With an NPY body: as `samples` of the JSON body.
+    /// Beside a body that is not JSON: as `samples` of the JSON body.
     #[param(minimum = 0, maximum = 10000)]
     samples: Option<u32>,
-    /// With an NPY body: as `seed` of the JSON body.
+    /// Beside a body that is not JSON: as `seed` of the JSON body.
     seed: u64,
-    /// With an NPY body: as `threshold` of the JSON body.
+    /// Beside a body that is not JSON: as `threshold` of the JSON body.
     #[param(exclusive_minimum = 0.0, exclusive_maximum = 1.0)]
     threshold: f32,
-    /// With an NPY body: as `contributions` of the JSON body.
+    /// Beside a body that is not JSON: as `contributions` of the JSON body.
     contributions: bool,
-    /// `json`, or `npy` for a matrix of score and anomaly; the `Accept` header decides when left out.
+    /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
 }
@@ -185,8 +186,9 @@ pub struct ScoresView<'a> {
 
 impl IntoResponses for ScoresView<'_> {
     fn responses() -> Documented {
-        let description = "Scores; or an NPY matrix of score and anomaly, NaN where there is none";
-        answers::documented("ScoresView", description, &[NPY])
+        let main =
+            "a column for each figure, and as NPY or 32-bit floats score and anomaly alone, NaN where there is none";
+        answers::documented("ScoresView", "Scores", main)
     }
 }
 
@@ -205,7 +207,7 @@ pub async fn get_score(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let ScoreQuery { dataset, rows, x, measure, samples, seed, threshold, contributions, format } = query;
-    let asked = Asked::of(app, id, format, &headers).await?;
+    let asked = Asked::of(app, id, format, &headers, Gives::Numbers).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
     score(&asked, rows, ScoreOptions { measure, samples, seed, threshold, contributions, format }, QUERY).await
 }
@@ -238,11 +240,40 @@ async fn score(asked: &Asked, rows: Vec<f32>, options: ScoreOptions, place: Plac
                 columns: contributions.then(names),
             })
         }
+        Form::Npy | Form::F32 => {
+            let matrix = rows.flat_map(|row| [row.score, row.anomaly.unwrap_or(f32::NAN)]).collect();
+            Sheet::of("scores", Heads::named(&["score", "anomaly"]), matrix).answer(asked).await
+        }
         _ => {
-            let matrix: Vec<f32> = rows.flat_map(|row| [row.score, row.anomaly.unwrap_or(f32::NAN)]).collect();
-            answers::numbers(asked, "scores", Matrix::new(&matrix, 2), |matrix| matrix)
+            let heads = if samples > 0 { &FIGURES[..] } else { &FIGURES[..5] };
+            let matrix = rows.flat_map(|row| figures(row, heads.len())).collect();
+            let heads = Heads::named(heads);
+            Sheet::of("scores", heads, matrix).beside("contributions", asked.width(), beside).answer(asked).await
         }
     }
+}
+
+/// The columns of a table of scores: the last four only of families with a density.
+const FIGURES: [&str; 9] = [
+    "score",
+    "anomaly",
+    "is_anomaly",
+    "reconstruction",
+    "error",
+    "log_likelihood",
+    "standard_error",
+    "effective_samples",
+    "elbo",
+];
+
+/// A row of that table, NaN where there is none.
+fn figures(row: Scored, count: usize) -> impl Iterator<Item = f32> {
+    let ScoreView { score, anomaly, is_anomaly, reconstruction, error, log_likelihood, standard_error, .. } = view(row);
+    let ScoreView { effective_samples, elbo, .. } = view(row);
+    let is_anomaly = is_anomaly.map(|yes| f32::from(u8::from(yes)));
+    let plain = [Some(score), anomaly, is_anomaly, Some(reconstruction), Some(error)];
+    let density = [log_likelihood, standard_error, effective_samples, elbo];
+    plain.into_iter().chain(density).map(|figure| figure.unwrap_or(f32::NAN)).take(count)
 }
 
 /// Checks what is asked. Answers how many samples are drawn.
@@ -274,7 +305,7 @@ fn check(asked: &Asked, options: &ScoreOptions, rows: usize, place: Place) -> Re
     }
     faults.into_result(Code::InvalidRequest)?;
     if options.contributions {
-        answers::require_json(asked, pointer("contributions"))?;
+        answers::require_room(asked, pointer("contributions"))?;
     }
     Ok(samples)
 }
