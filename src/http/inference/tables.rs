@@ -3,6 +3,7 @@
 //! A table is read as a dataset is (`data::pass`), in a directory that disappears: by the names of its columns, or by their
 //! positions where it has none. Categories come by their texts, and what is said of the columns is what the model was trained on.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -93,7 +94,7 @@ const MOST_BYTES: u64 = (INFERENCE_VALUES * size_of::<f32>()) as u64;
 struct Table<'a> {
     /// `rows` or `codes`.
     what: &'static str,
-    columns: Vec<std::borrow::Cow<'a, Column>>,
+    columns: Vec<Cow<'a, Column>>,
     /// Columns of the model's dataset that are passed over.
     others: Vec<&'a str>,
     missing: Missing,
@@ -105,14 +106,14 @@ impl<'a> Table<'a> {
         let others = schema.columns.iter().filter(|column| !is_feature(column));
         Self {
             what: "rows",
-            columns: schema.feature_columns().map(std::borrow::Cow::Borrowed).collect(),
+            columns: schema.feature_columns().map(Cow::Borrowed).collect(),
             others: others.map(|column| column.name.as_str()).collect(),
             missing,
         }
     }
 
     fn codes(width: usize) -> Self {
-        let columns = (0..width).map(|unit| std::borrow::Cow::Owned(Column::of_numbers(unit_name(unit))));
+        let columns = (0..width).map(|unit| Cow::Owned(Column::of_numbers(unit_name(unit))));
         Self { what: "codes", columns: columns.collect(), others: Vec::new(), missing: Missing::Refused }
     }
 
@@ -180,7 +181,7 @@ impl<'a> Table<'a> {
                 return Ok((0..width).map(Some).collect());
             }
             let detail = format!("has {} values; this model takes {width}", file.columns.len());
-            return Err(invalid(&format!("/rows/0"), "wrong_width", detail));
+            return Err(invalid("/rows/0", "wrong_width", detail));
         }
         let mut faults = Faults::new();
         let mut places = Vec::with_capacity(width);

@@ -60,7 +60,7 @@ async fn options_stand_beside_the_codes_or_in_the_query_of_a_matrix() {
     post("spread=true&format=npy", code.clone()).await.refuses(422, "invalid_request", &["?spread"]);
     post("temperature=1", code.clone()).await.refuses(422, "invalid_request", &["?temperature"]);
     post("", npy(1, 3, &[0.0, f32::NAN, 0.0])).await.refuses(422, "invalid_request", &["/codes/0/1"]);
-    post("", npy(1, 3, &[0.0, f32::INFINITY, 0.0])).await.refuses(422, "invalid_request", &["/rows/0/1"]);
+    post("", npy(1, 3, &[0.0, f32::INFINITY, 0.0])).await.refuses(422, "invalid_request", &["/codes/0/1"]);
     app.post(&format!("{model}/decode?spread=true"), &same).await.refuses(422, "invalid_request", &["?spread"]);
     app.stop().await;
 }
