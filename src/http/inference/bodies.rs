@@ -172,7 +172,7 @@ fn checked(count: usize, found: usize, values: Vec<f32>, expected: Expected<'_>)
 }
 
 /// Why a number stands for none of the classes of a column.
-fn unknown_class(column: &Column, value: f32) -> Option<String> {
+pub(super) fn unknown_class(column: &Column, value: f32) -> Option<String> {
     if value.is_nan() {
         return None;
     }

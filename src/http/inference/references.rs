@@ -1,7 +1,7 @@
 //! Rows and codes that a query names: out of a dataset, or inline.
 
 use super::Asked;
-use super::bodies::{Missing, ONLY_IMPUTE, gap};
+use super::bodies::{Missing, ONLY_IMPUTE, gap, unknown_class};
 use crate::data::dataset::Column;
 use crate::data::rows::RowFile;
 use crate::data::words::Words;
@@ -133,7 +133,10 @@ pub(super) fn inline<'a>(
         Some(column) if !column.levels.is_empty() => {
             column.value_of(cell).or_else(|| words.is_missing(cell.trim()).then_some(f32::NAN))
         }
-        _ => words.number(cell.as_bytes()).filter(|number| !number.is_infinite()),
+        column => words.number(cell.as_bytes()).filter(|number| {
+            let class = column.filter(|column| column.kind.is_class());
+            !number.is_infinite() && class.and_then(|column| unknown_class(column, *number)).is_none()
+        }),
     };
     let mut faults = Faults::new();
     if rows.is_empty() {
