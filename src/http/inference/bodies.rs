@@ -132,7 +132,7 @@ async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, bytes: Bytes) -> R
 /// 32-bit floats and nothing else: of the width that the model takes.
 fn plain(bytes: &[u8], expected: Expected<'_>) -> Result<(usize, usize, Vec<f32>), Refusal> {
     let Expected { what, width, .. } = expected;
-    if bytes.is_empty() || bytes.len() % (4 * width) != 0 {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(4 * width) {
         let detail = format!(
             "is {} bytes; {what} of {width} values in little-endian 32-bit floats are {} bytes each",
             bytes.len(),
