@@ -10,6 +10,7 @@ mod arff;
 mod arrays;
 mod arrow;
 mod batches;
+pub mod computed;
 pub mod csv;
 pub mod dataset;
 pub mod export;
@@ -23,6 +24,7 @@ mod npz;
 mod parquet;
 pub mod preparation;
 pub mod quantiles;
+pub mod recode;
 pub mod rows;
 pub mod safetensors;
 mod sink;
@@ -71,7 +73,12 @@ pub enum Format {
     Arff,
     /// Lines that each hold one JSON object or array.
     Jsonl,
+    /// No file: rows that a model computed here.
+    Computed,
 }
+
+/// What the database calls rows that no file was read for.
+const COMPUTED: &str = "computed";
 
 struct FormatRow {
     format: Format,
@@ -106,6 +113,14 @@ const START_BYTES: u64 = 1 << 10;
 const COMPRESSED: &[Format] = &[Format::Idx, Format::Arff, Format::Jsonl, Format::Csv];
 
 impl Format {
+    /// The format of that name, or that of rows which came from no file.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn stored(name: &str) -> Result<Self, String> {
+        if name == COMPUTED { Ok(Self::Computed) } else { Self::parse(name) }
+    }
+
     /// The format of that name.
     ///
     /// # Errors

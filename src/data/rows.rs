@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
+
 use super::DataError;
 use super::dataset::Profile;
 use crate::domain::limits::{DISTINCT_VALUES, DISTINCT_VALUES_IN_ALL};
@@ -304,6 +306,16 @@ impl ColumnCounter {
 /// Whether a number has no fraction. Beyond 2^23 none has room for one.
 fn is_whole(value: f32) -> bool {
     value.abs() >= 8_388_608.0 || value as i32 as f32 == value
+}
+
+/// The bytes of a file of the server's own, through a memory map; none of an empty one.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn mapped(path: &Path) -> io::Result<Bytes> {
+    let file = File::open(path)?;
+    // The system maps no empty file.
+    if file.metadata()?.len() == 0 { Ok(Bytes::new()) } else { Ok(Bytes::from_owner(map(&file)?)) }
 }
 
 /// A file of the server's own: canonical rows, or an upload that has arrived.

@@ -2,6 +2,10 @@
 
 /// Characters in the name of a dataset, job or model.
 pub const NAME_CHARS: usize = 120;
+/// Characters of a name in the registry of models, and of an alias.
+pub const REGISTERED_NAME_CHARS: usize = 64;
+/// Aliases of one name.
+pub const ALIASES: i64 = 100;
 /// Columns of a dataset.
 pub const COLUMNS: usize = 65_536;
 /// Characters in the name of a column.
@@ -67,6 +71,10 @@ pub const CHANNELS: u32 = 1024;
 pub const KERNEL: u32 = 11;
 /// Parameters of a network; a model above this is refused before it is queued.
 pub const PARAMETERS: u64 = 200_000_000;
+/// Bytes of what a model file says of itself, before its tensors; the crate that reads it allows as many.
+pub const MODEL_HEADER_BYTES: usize = 100_000_000;
+/// Columns that a model card lists as a text. As JSON it lists all.
+pub const CARD_COLUMNS: usize = 200;
 /// Levels of a categorical or ordinal column.
 pub const LEVELS: u64 = 256;
 /// Knots of the way from a column to a normal distribution.
@@ -94,6 +102,8 @@ pub const INFERENCE_VALUES: usize = 64 << 20;
 pub const INFERENCE_PASSES: u64 = 2_000_000;
 /// Rows the inference thread puts through a model at once.
 pub const INFERENCE_BATCH_ROWS: usize = 4_096;
+/// Numbers that one layer holds of the rows which a job of inference puts through a model at once.
+pub const INFERENCE_BLOCK_VALUES: usize = 16 << 20;
 /// Questions that wait for the inference thread before it refuses.
 pub const INFERENCE_QUEUE: usize = 256;
 /// Images in one PNG grid.

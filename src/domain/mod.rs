@@ -8,6 +8,7 @@ pub mod job;
 pub mod limits;
 pub mod metric;
 pub mod name;
+pub mod reference;
 pub mod refusal;
 pub mod shape;
 pub mod treatment;

@@ -52,6 +52,8 @@ codes! {
     InvalidRequest = "invalid_request", User, false;
     /// The file cannot be read as the rows of a dataset.
     InvalidDataset = "invalid_dataset", User, false;
+    /// The file is no model of this program, or a damaged one.
+    InvalidModel = "invalid_model", User, false;
     /// Nothing of that kind has this id.
     NotFound = "not_found", User, false;
     /// The address exists, but not for this method.
@@ -64,6 +66,10 @@ codes! {
     TooLarge = "too_large", User, false;
     /// The dataset is used by a job that has not ended.
     DatasetInUse = "dataset_in_use", User, true;
+    /// An alias points to the model.
+    ModelInUse = "model_in_use", User, false;
+    /// The model has a name and a version already.
+    ModelRegistered = "model_registered", User, false;
     /// The upload has another number of bytes than the request goes on from.
     WrongOffset = "wrong_offset", User, false;
     /// The upload is not complete.

@@ -60,6 +60,7 @@ fn status(code: Code) -> StatusCode {
         Code::InvalidJson => StatusCode::BAD_REQUEST,
         Code::InvalidRequest
         | Code::InvalidDataset
+        | Code::InvalidModel
         | Code::MissingValues
         | Code::DeviceUnavailable
         | Code::Diverged => StatusCode::UNPROCESSABLE_ENTITY,
@@ -68,9 +69,13 @@ fn status(code: Code) -> StatusCode {
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Code::DatasetInUse | Code::JobEnded | Code::JobStatus | Code::WrongOffset | Code::UploadIncomplete => {
-            StatusCode::CONFLICT
-        }
+        Code::DatasetInUse
+        | Code::ModelInUse
+        | Code::ModelRegistered
+        | Code::JobEnded
+        | Code::JobStatus
+        | Code::WrongOffset
+        | Code::UploadIncomplete => StatusCode::CONFLICT,
         Code::UploadBusy => StatusCode::LOCKED,
         Code::UnsupportedVersion => StatusCode::PRECONDITION_FAILED,
         // What the upload protocol (tus) gives this meaning; no RFC knows it.

@@ -1,6 +1,7 @@
 //! What handlers read out of requests. Every fault comes with a pointer, and as many as can be found come at once.
 
 use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -12,29 +13,83 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
+use super::App;
 use super::error::ApiError;
+use crate::domain::id::{DatasetId, JobId, ModelId, UploadId};
 use crate::domain::limits::{FAULTS_LISTED, JSON_BODY_BYTES};
+use crate::domain::reference::ModelName;
 use crate::domain::refusal::{Code, Faults, Refusal};
 
 /// A body of which nothing arrives for so long is given up.
 pub const BODY_IDLE: Duration = Duration::from_secs(30);
 
-/// The id in the path.
+/// The id in the path. That of a model may be written as a name of the registry with a version or an alias; the handler is
+/// given the id.
 pub struct Id<T>(pub T);
 
-impl<S: Send + Sync, T: std::str::FromStr<Err: Display>> FromRequestParts<S> for Id<T> {
+/// What may stand for `{id}` in a path.
+pub trait InPath: Sized + Send {
+    /// Reads it, and looks it up where it is a name.
+    fn read(text: &str, parts: &Parts, app: &App) -> impl Future<Output = Result<Self, ApiError>> + Send;
+}
+
+macro_rules! parsed_in_path {
+    ($($name:ident)*) => {$(
+        impl InPath for $name {
+            async fn read(text: &str, _: &Parts, _: &App) -> Result<Self, ApiError> {
+                parse(text, "id")
+            }
+        }
+    )*};
+}
+
+parsed_in_path!(DatasetId JobId ModelName UploadId);
+
+/// The model that the path means, where that was found out before its handler: an alias that moves meanwhile must not give the
+/// handler another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Meant(pub ModelId);
+
+impl InPath for ModelId {
+    async fn read(text: &str, parts: &Parts, app: &App) -> Result<Self, ApiError> {
+        if let Some(Meant(id)) = parts.extensions.get() {
+            return Ok(*id);
+        }
+        Ok(app.store.find_model(&parse(text, "id")?).await?)
+    }
+}
+
+impl<T: InPath> FromRequestParts<App> for Id<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let params = RawPathParams::from_request_parts(parts, state).await;
-        let text = params
-            .ok()
-            .and_then(|params| params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned()));
-        let text = text.unwrap_or_default();
-        text.parse()
-            .map(Self)
-            .map_err(|error: T::Err| Refusal::at(Code::NotFound, "{id}", "not_an_id", error.to_string()).into())
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let text = in_path(parts, app, "id").await;
+        T::read(&text, parts, app).await.map(Self)
     }
+}
+
+/// The alias in the path.
+pub struct Alias(pub ModelName);
+
+impl FromRequestParts<App> for Alias {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        parse(&in_path(parts, app, "alias").await, "alias").map(Self)
+    }
+}
+
+async fn in_path(parts: &mut Parts, app: &App, wanted: &str) -> String {
+    let params = RawPathParams::from_request_parts(parts, app).await;
+    let found = params
+        .ok()
+        .and_then(|params| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned()));
+    found.unwrap_or_default()
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str, what: &str) -> Result<T, ApiError> {
+    let refuse = |error: T::Err| Refusal::at(Code::NotFound, format!("{{{what}}}"), "not_an_id", error.to_string());
+    Ok(text.parse().map_err(refuse)?)
 }
 
 /// The query parameters, none of them unknown.

@@ -122,6 +122,11 @@ impl Intake {
         Ok(read?)
     }
 
+    /// The file, and its checksum where it was counted on the way.
+    pub fn file(&self) -> (&Path, Option<&str>) {
+        (&self.source, self.sha256.as_deref())
+    }
+
     /// Where the canonical rows are written.
     pub fn rows(&self) -> PathBuf {
         self.scratch.path("rows")

@@ -26,6 +26,7 @@ use crate::domain::job::{JobStatus, Phase, Progress, Retention, RunOptions, Stop
 use crate::domain::limits::{
     CHECKPOINTS, METRIC_POINTS_MOST, PAGE_ITEMS_MOST, PRIORITY, RUNTIME_SECONDS, TRAINER_MIB, WAIT_SECONDS_MOST,
 };
+use crate::domain::reference::ModelName;
 use crate::domain::refusal::{Category, Code, Fault, Faults, Refusal};
 use crate::store::StoreError;
 use crate::store::events::Event;
@@ -87,6 +88,8 @@ pub struct JobView {
     pub dataset_id: DatasetId,
     /// How often it was begun; above 1 after an interruption.
     pub attempt: i64,
+    /// The name that its model is registered under.
+    pub register: Option<ModelName>,
     /// The spec, with what the data decides filled in.
     pub spec: TrainSpec,
     /// When it was asked for (RFC 3339).
@@ -135,6 +138,7 @@ impl JobView {
             model_id: job.model_id,
             dataset_id: job.dataset_id,
             attempt: job.attempt,
+            register: job.register,
             spec: job.spec,
             created_at: super::time(job.created_at),
             started_at: job.started_at.map(super::time),
@@ -152,6 +156,9 @@ pub struct CreateQuery {
     #[serde(default)]
     #[param(value_type = Option<i32>)]
     priority: i32,
+    /// The name to register the model under once it is there: it becomes the next version of that name.
+    #[param(value_type = Option<String>)]
+    register: Option<ModelName>,
     /// Seconds that workers may spend on it, over all attempts. Then it ends after the step under way, with a model.
     max_runtime_seconds: Option<u32>,
     /// MiB of memory that its trainer may have of its own. The server's own limit holds too.
@@ -216,7 +223,7 @@ pub async fn create_job(
         other => ApiError::from(other),
     })?;
     let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
-    let job = app.jobs.submit(resolved, query.priority, options, key).await?;
+    let job = app.jobs.submit(resolved, query.priority, query.register, options, key).await?;
     let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
 }

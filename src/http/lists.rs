@@ -22,7 +22,7 @@ pub struct List<T> {
 
 impl<T> List<T> {
     /// A page of views.
-    pub fn new<S>(paged: Paged<S>, view: impl Fn(S) -> T, id: impl Fn(&T) -> String) -> Self {
+    pub fn new<S>(paged: Paged<S>, view: impl FnMut(S) -> T, id: impl Fn(&T) -> String) -> Self {
         let data: Vec<T> = paged.items.into_iter().map(view).collect();
         Self { first_id: data.first().map(&id), last_id: data.last().map(&id), data, has_more: paged.has_more }
     }

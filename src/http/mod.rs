@@ -2,6 +2,8 @@
 //!
 //! Handlers extract, check, make one call downwards and answer. Every address is in [`router`].
 
+pub mod card;
+mod card_text;
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;
@@ -10,6 +12,7 @@ pub mod extract;
 pub mod families;
 pub mod forms;
 pub mod health;
+pub mod imports;
 pub mod inference;
 pub mod intake;
 pub mod jobs;
@@ -20,6 +23,7 @@ pub mod models;
 pub mod openapi;
 pub mod phases;
 pub mod profile;
+pub mod registry;
 pub mod server;
 pub mod splits;
 pub mod tus;
@@ -141,12 +145,18 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(phases::get_log))
         .routes(routes!(checkpoints::list_checkpoints))
         .routes(routes!(checkpoints::download_checkpoint))
-        // GET               /v1/models
-        // GET DELETE        /v1/models/{id}
+        // GET POST          /v1/models
+        // GET PATCH DELETE  /v1/models/{id}, where {id} may be a name, a version or an alias of the registry
+        // GET               /v1/models/{id}/aliases
+        // PUT DELETE        /v1/models/{id}/aliases/{alias}
+        // GET               /v1/models/{id}/card
         // GET               /v1/models/{id}/artifacts/safetensors
         // GET               /v1/models/{id}/artifacts/spec
-        .routes(routes!(models::list_models))
-        .routes(routes!(models::get_model, models::delete_model))
+        .routes(routes!(models::list_models, imports::import_model))
+        .routes(routes!(models::get_model, models::change_model, models::delete_model))
+        .routes(routes!(registry::list_aliases))
+        .routes(routes!(registry::set_alias, registry::delete_alias))
+        .routes(routes!(card::get_card))
         .routes(routes!(models::download_model))
         .routes(routes!(models::get_model_spec))
         // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score, interpolate

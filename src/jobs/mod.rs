@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
+use crate::domain::reference::ModelName;
 use crate::store::jobs::{Job, NewJob};
 use crate::store::{Store, StoreError};
 use crate::training::device::Devices;
@@ -113,7 +114,7 @@ impl Jobs {
         Ok(Self { shared, tasks: Arc::new(Mutex::new(tasks)), devices: Arc::new(devices), config: Arc::new(config) })
     }
 
-    /// Puts a job with a resolved spec into the queue. With a key that was used before, answers with that job.
+    /// Puts a job with a resolved spec into the queue; its model is registered under a name where one is given. With a key that was used before, answers with that job.
     ///
     /// # Errors
     /// The dataset is gone, the device is not there, the queue is full, or the key was used for another spec.
@@ -121,11 +122,12 @@ impl Jobs {
         &self,
         spec: TrainSpec,
         priority: i32,
+        register: Option<ModelName>,
         options: RunOptions,
         idempotency_key: Option<String>,
     ) -> Result<Job, StoreError> {
         self.devices.choose(spec.training.device)?;
-        let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, options, idempotency_key };
+        let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, register, options, idempotency_key };
         let (job, _) = self.shared.store.insert_job(&new).await?;
         self.shared.queued.notify_one();
         Ok(job)

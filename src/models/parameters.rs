@@ -111,6 +111,12 @@ impl Builder {
         self.trained.iter().map(|(_, tensor)| sides(tensor)).sum()
     }
 
+    /// The names and shapes of everything that is saved so far.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let sides = |tensor: &Tensor| tensor.size().into_iter().map(|side| side as usize).collect();
+        self.trained.iter().chain(&self.buffers).map(|(name, tensor)| (name.clone(), sides(tensor))).collect()
+    }
+
     /// Where the parameters will live.
     pub fn device(&self) -> Device {
         self.device

@@ -175,6 +175,23 @@ impl Sampler {
         }
     }
 
+    /// The names and shapes of what is saved of a sampler of codes of this width, where `first` tells the first side of a tensor
+    /// that there is: which kind of sampler it is, and how large, only the file knows.
+    pub fn expected(latent: usize, first: impl Fn(&str) -> Option<usize>) -> Vec<(String, Vec<usize>)> {
+        let own = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec());
+        match first(WEIGHTS) {
+            Some(components) => {
+                let components = components.max(1);
+                vec![
+                    own(WEIGHTS, &[components]),
+                    own(MEANS, &[components, latent]),
+                    own(FACTORS, &[components, latent, latent]),
+                ]
+            }
+            None => vec![own(CODES, &[first(CODES).unwrap_or(1).max(1), latent]), own(DEVIATIONS, &[latent])],
+        }
+    }
+
     /// Takes a sampler of codes of this width out of what was saved; `None` where there is none that fits.
     pub fn take(latent: usize, tensors: &mut Vec<Named>) -> Option<Self> {
         let mut take = |name: &str| {

@@ -91,6 +91,20 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
             let _ = reply.send(outcome);
             0
         }
+        Request::TryOut { bytes, reply } => {
+            let tried = catch_unwind(AssertUnwindSafe(|| {
+                TrainedModel::read(&bytes, Device::Cpu).map_err(|fault| fault.to_string())?.try_out()
+            }));
+            let outcome = tried.unwrap_or_else(|panic| {
+                tracing::warn!(fault = words(&*panic), "A model file from elsewhere does not answer");
+                Err("its network does not take its own rows".to_owned())
+            });
+            let _ = reply.send(outcome.map_err(|fault| {
+                let detail = format!("describes a model that does not answer: {fault}");
+                Refusal::at(Code::InvalidModel, "/header", "conflict", detail).into()
+            }));
+            0
+        }
         Request::Forget(model) => {
             models.remove(model);
             0

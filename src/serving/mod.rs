@@ -8,11 +8,9 @@
 mod batcher;
 mod engine;
 mod residency;
-mod scored;
 
 use std::sync::Arc;
 
-pub use scored::Scored;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::id::ModelId;
@@ -21,6 +19,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::store::models::Model;
 use crate::store::{Store, StoreError};
 pub use crate::training::artifact::Draw;
+pub use crate::training::scored::Scored;
 pub use crate::training::scoring::{Measure, SCORE_SAMPLES};
 
 /// What the operator set.
@@ -108,6 +107,7 @@ pub enum ServingError {
 enum Request {
     Ask { model: ModelId, question: Question, reply: oneshot::Sender<Reply> },
     Load { model: ModelId, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
+    TryOut { bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
     Forget(ModelId),
 }
 
@@ -169,6 +169,20 @@ impl Inference {
         self.enqueue(Request::Load { model: model.id, bytes, reply })?;
         answer.await.map_err(|_| stopped())??;
         finish(self.send(model.id, question).await?)
+    }
+
+    /// Whether the bytes of a model file from elsewhere are a model that answers. One that this server could not serve, because it
+    /// is larger than what it keeps of models in memory, is not tried.
+    ///
+    /// # Errors
+    /// It does not answer, or too many wait already.
+    pub async fn try_out(&self, bytes: Vec<u8>) -> Result<(), ServingError> {
+        if bytes.len() as u64 > self.resident_bytes {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Request::TryOut { bytes, reply })?;
+        answer.await.map_err(|_| stopped())?
     }
 
     /// Drops a deleted model from memory.

@@ -1,7 +1,10 @@
 //! Bytes of models and checkpoints, in pieces, with their checksum.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 use sqlx::SqliteConnection;
+use tokio::io::AsyncReadExt;
 
 use super::{Store, StoreError, now_ms};
 use crate::domain::id::ArtifactId;
@@ -22,6 +25,37 @@ pub(super) async fn insert(tx: &mut SqliteConnection, data: &[u8]) -> Result<Art
         sqlx::query("INSERT INTO artifact_chunks (artifact_id, position, data) VALUES (?, ?, ?)")
             .bind(id.to_string())
             .bind(position as i64)
+            .bind(chunk)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(id)
+}
+
+/// Writes a file of that checksum within the caller's transaction, piece by piece.
+pub(super) async fn insert_file(
+    tx: &mut SqliteConnection,
+    path: &Path,
+    sha256: &str,
+) -> Result<ArtifactId, StoreError> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let id = ArtifactId::new();
+    sqlx::query("INSERT INTO artifacts (id, bytes, sha256, created_at) VALUES (?, ?, ?, ?)")
+        .bind(id.to_string())
+        .bind(file.metadata().await?.len() as i64)
+        .bind(sha256)
+        .bind(now_ms())
+        .execute(&mut *tx)
+        .await?;
+    for position in 0_i64.. {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
+        if chunk.is_empty() {
+            break;
+        }
+        sqlx::query("INSERT INTO artifact_chunks (artifact_id, position, data) VALUES (?, ?, ?)")
+            .bind(id.to_string())
+            .bind(position)
             .bind(chunk)
             .execute(&mut *tx)
             .await?;
@@ -51,6 +85,34 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 impl Store {
+    /// How many bytes there are, and their checksum.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub async fn artifact_facts(&self, id: ArtifactId) -> Result<(u64, String), StoreError> {
+        let (bytes, sha256): (i64, String) = sqlx::query_as("SELECT bytes, sha256 FROM artifacts WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or_else(|| StoreError::Damaged(format!("the artifact {id} is missing")))?;
+        Ok((bytes as u64, sha256))
+    }
+
+    /// The first bytes, at least as many as `least` where there are so many. They are not checked.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub async fn artifact_start(&self, id: ArtifactId, least: usize) -> Result<Vec<u8>, StoreError> {
+        let chunks: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT data FROM artifact_chunks WHERE artifact_id = ? AND position < ? ORDER BY position",
+        )
+        .bind(id.to_string())
+        .bind(least.div_ceil(CHUNK_BYTES) as i64)
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(chunks.concat())
+    }
+
     /// Reads bytes and checks them.
     ///
     /// # Errors

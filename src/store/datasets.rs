@@ -199,6 +199,23 @@ impl Store {
         row.ok_or_else(|| gone("dataset", id))?.0.map(|dataset| self.measured(dataset))
     }
 
+    /// One dataset, even where it was deleted, and whether it was.
+    ///
+    /// # Errors
+    /// There never was one of this id.
+    pub async fn dataset_that_was(&self, id: DatasetId) -> Result<(Dataset, bool), StoreError> {
+        let sql = COLUMNS.replace("WHERE deleted_at IS NULL", "WHERE id = ?");
+        let row: Option<DatasetRow> =
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&self.readers).await?;
+        let dataset = row.ok_or_else(|| gone("dataset", id))?.0?;
+        let is_deleted = match self.dataset(id).await {
+            Ok(_) => false,
+            Err(StoreError::Refused(_)) => true,
+            Err(other) => return Err(other),
+        };
+        Ok((dataset, is_deleted))
+    }
+
     /// Datasets, the newest first.
     ///
     /// # Errors

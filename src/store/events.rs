@@ -32,6 +32,20 @@ pub(super) async fn append(tx: &mut SqliteConnection, job: JobId, kind: &str, da
 }
 
 impl Store {
+    /// The first event of a kind.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn first_event(&self, job: JobId, kind: &str) -> Result<Option<Event>, StoreError> {
+        let row: Option<(i64, i64, String)> =
+            sqlx::query_as("SELECT seq, at, data FROM job_events WHERE job_id = ? AND kind = ? ORDER BY seq LIMIT 1")
+                .bind(job.to_string())
+                .bind(kind)
+                .fetch_optional(&self.readers)
+                .await?;
+        row.map(|(seq, at, data)| Ok(Event { seq, at, kind: kind.to_owned(), data: from_json(&data)? })).transpose()
+    }
+
     /// At most `limit` events of a job after `seq`, in order.
     ///
     /// # Errors

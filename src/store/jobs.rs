@@ -12,13 +12,14 @@ use sqlx::{FromRow, Row, SqliteConnection};
 use super::checkpoints::{self, CheckpointRecord};
 use super::{
     Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, phases, refused,
-    to_json,
+    registry, to_json,
 };
 use crate::data::dataset::Schema;
 use crate::domain::id::{DatasetId, JobId, ModelId};
 use crate::domain::job::{JobStatus, Phase, Progress, RetryFrom, RunOptions, StopReason};
 use crate::domain::limits::QUEUED_JOBS;
 use crate::domain::metric::Metric;
+use crate::domain::reference::ModelName;
 use crate::domain::refusal::{Code, Refusal};
 use crate::training::spec::TrainSpec;
 
@@ -36,6 +37,8 @@ pub struct Job {
     pub dataset_id: DatasetId,
     /// The resolved spec.
     pub spec: TrainSpec,
+    /// The name its model is registered under once it is there.
+    pub register: Option<ModelName>,
     /// Where it stands.
     pub status: JobStatus,
     /// Why it ended.
@@ -85,6 +88,8 @@ pub struct NewJob {
     pub max_deaths: u32,
     /// Jobs of a higher priority leave the queue first.
     pub priority: i32,
+    /// The name its model is registered under.
+    pub register: Option<ModelName>,
     /// What it may use up, and what stays of it.
     pub options: RunOptions,
     /// The key of the request, when it has one.
@@ -101,6 +106,9 @@ pub(super) enum Asked {
         priority: i32,
         /// Its limits.
         options: RunOptions,
+        /// The name its model is registered under.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        register: Option<ModelName>,
     },
     /// That one is tried again.
     Retry {
@@ -170,7 +178,7 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
             (row.try_get("attempt")?, row.try_get("deaths")?, row.try_get("created_at")?);
         let (started_at, finished_at) = (row.try_get("started_at")?, row.try_get("finished_at")?);
         let (pausing, priority, parent) = (row.try_get("pausing")?, row.try_get("priority")?, maybe("parent_job_id")?);
-        let queue_position = row.try_get("queue_position")?;
+        let (queue_position, register) = (row.try_get("queue_position")?, maybe("register")?);
         let (options, asked, phase) = (text("options")?, maybe("asked")?, maybe("phase")?);
         let ran_ms: i64 = row.try_get("ran_ms")?;
         let read = || {
@@ -179,6 +187,7 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
                 name,
                 dataset_id: parse(&dataset)?,
                 spec: from_json(&spec)?,
+                register: register.map(|name| name.parse()).transpose().map_err(StoreError::Damaged)?,
                 status: JobStatus::parse(&status).ok_or_else(|| StoreError::Damaged(format!("the status {status}")))?,
                 stop_reason: stop_reason.map(|text| from_json(&format!("\"{text}\""))).transpose()?,
                 error: error.as_deref().map(from_json).transpose()?,
@@ -211,7 +220,8 @@ impl Store {
     /// The dataset is gone, the queue is full, or the key was used for another spec.
     pub async fn insert_job(&self, new: &NewJob) -> Result<(Job, bool), StoreError> {
         let mut tx = self.begin().await?;
-        let asked = Asked::New { priority: new.priority, options: new.options };
+        let (priority, options, register) = (new.priority, new.options, new.register.clone());
+        let asked = Asked::New { priority, options, register };
         if let Some(known) = find_by_key(&mut tx, new.idempotency_key.as_deref()).await? {
             // An earlier version of the program may have left open what this one writes out.
             let mut stored = known.spec.clone();
@@ -227,7 +237,7 @@ impl Store {
         }
         require_room(&mut tx).await?;
         let id = JobId::new();
-        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, options, asked, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?)")
+        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, register, options, asked, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)")
             .bind(id.to_string())
             .bind(&new.spec.name)
             .bind(new.spec.dataset.to_string())
@@ -235,6 +245,7 @@ impl Store {
             .bind(to_json(&new.spec))
             .bind(i64::from(new.max_deaths))
             .bind(new.priority)
+            .bind(new.register.as_ref().map(ModelName::as_str))
             .bind(to_json(&new.options))
             .bind(to_json(&asked))
             .bind(&new.idempotency_key)
@@ -399,7 +410,11 @@ impl Store {
         let artifact = artifacts::insert(&mut tx, artifact).await?;
         let model = ModelId::new();
         let family = job.spec.model.family();
-        sqlx::query("INSERT INTO models (id, name, job_id, dataset_id, family, spec, schema, metrics, artifact_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        let version = match &job.register {
+            Some(name) => Some(registry::next_version(&mut tx, name).await?),
+            None => None,
+        };
+        sqlx::query("INSERT INTO models (id, name, job_id, dataset_id, family, spec, schema, metrics, artifact_id, created_at, registered, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .bind(model.to_string())
             .bind(job.name.as_deref().unwrap_or(family))
             .bind(job.id.to_string())
@@ -410,10 +425,15 @@ impl Store {
             .bind(to_json(&figures))
             .bind(artifact.to_string())
             .bind(now_ms())
+            .bind(job.register.as_ref().map(ModelName::as_str))
+            .bind(version)
             .execute(&mut *tx)
             .await?;
         end(&mut tx, &job, JobStatus::Succeeded, Some(stop_reason), None, Some(to_json(&figures))).await?;
-        let data = json!({"message": "The model is ready.", "model_id": model, "stop_reason": stop_reason, "metrics": figures});
+        let mut data = json!({"message": "The model is ready.", "model_id": model, "stop_reason": stop_reason, "metrics": figures});
+        if let Some((name, version)) = job.register.as_ref().zip(version) {
+            data["registered"] = json!({"name": name, "version": version});
+        }
         events::append(&mut tx, job.id, "succeeded", &data).await?;
         tx.commit().await?;
         self.give_back_room().await;

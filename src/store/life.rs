@@ -103,8 +103,8 @@ impl Store {
         require_room(&mut tx).await?;
         let child = JobId::new();
         sqlx::query(
-            "INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
-             SELECT ?1, name, dataset_id, family, ?2, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
+            "INSERT INTO jobs (id, name, dataset_id, family, spec, register, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
+             SELECT ?1, name, dataset_id, family, ?2, register, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
         )
         .bind(child.to_string())
         .bind(to_json(&parent.spec))

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod metrics;
 pub mod models;
 pub mod phases;
+pub mod registry;
 pub mod splits;
 pub mod uploads;
 pub mod usage;
@@ -154,8 +155,11 @@ impl Store {
 
     /// Gives the room of deleted bytes back to the disk. What fails here is done the next time.
     async fn give_back_room(&self) {
-        if let Err(error) = sqlx::query("PRAGMA incremental_vacuum").execute(&self.writer).await {
-            tracing::warn!(%error, "Room could not be given back to the disk");
+        // The file becomes shorter only once the log is written into it. Readers are not waited for.
+        for sql in ["PRAGMA incremental_vacuum", "PRAGMA wal_checkpoint(PASSIVE)"] {
+            if let Err(error) = sqlx::query(sql).execute(&self.writer).await {
+                tracing::warn!(%error, "Room could not be given back to the disk");
+            }
         }
     }
 

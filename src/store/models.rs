@@ -1,15 +1,18 @@
 //! The table of models.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use sqlx::{FromRow, Row};
 
-use super::{Page, Paged, Store, StoreError, artifacts, from_json, gone, now_ms, parse};
+use super::registry::{self, Registered};
+use super::{Page, Paged, Store, StoreError, artifacts, from_json, gone, now_ms, parse, to_json};
 use crate::data::dataset::Schema;
 use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
 use crate::domain::limits::RECENT_MODELS;
+use crate::domain::reference::ModelName;
 use crate::training::spec::TrainSpec;
 
 /// A trained model.
@@ -17,12 +20,14 @@ use crate::training::spec::TrainSpec;
 pub struct Model {
     /// Its id.
     pub id: ModelId,
-    /// What a person called it, or the family.
+    /// What a person called its job, or the family.
     pub name: String,
-    /// The job that made it.
-    pub job_id: JobId,
-    /// The dataset it was trained on; it may be deleted by now.
-    pub dataset_id: DatasetId,
+    /// Its place in the registry, where it has one.
+    pub registered: Option<Registered>,
+    /// The job that made it; absent where it was imported.
+    pub job_id: Option<JobId>,
+    /// The dataset it was trained on, which may be deleted by now; absent where it was imported.
+    pub dataset_id: Option<DatasetId>,
     /// The spec it was trained by, resolved.
     pub spec: TrainSpec,
     /// The columns of that dataset.
@@ -37,8 +42,23 @@ pub struct Model {
     pub created_at: i64,
 }
 
+/// A model that was trained elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct ImportedModel<'a> {
+    /// The spec in its file.
+    pub spec: &'a TrainSpec,
+    /// The columns it takes and the labels it learned.
+    pub schema: &'a Schema,
+    /// The name it is registered under, where it is to be.
+    pub register: Option<&'a ModelName>,
+    /// Its file.
+    pub file: &'a Path,
+    /// The checksum of that.
+    pub sha256: &'a str,
+}
+
 const COLUMNS: &str =
-    "SELECT m.id, m.name, m.job_id, m.dataset_id, m.spec, m.schema, m.metrics, m.artifact_id, m.created_at, a.bytes
+    "SELECT m.id, m.name, m.registered, m.version, m.job_id, m.dataset_id, m.spec, m.schema, m.metrics, m.artifact_id, m.created_at, a.bytes
     FROM models m JOIN artifacts a ON a.id = m.artifact_id WHERE m.deleted_at IS NULL";
 
 struct ModelRow(Result<Model, StoreError>);
@@ -46,16 +66,19 @@ struct ModelRow(Result<Model, StoreError>);
 impl FromRow<'_, sqlx::sqlite::SqliteRow> for ModelRow {
     fn from_row(row: &sqlx::sqlite::SqliteRow) -> Result<Self, sqlx::Error> {
         let text = |column: &str| row.try_get::<String, _>(column);
-        let (id, name, job, dataset, artifact) =
-            (text("id")?, text("name")?, text("job_id")?, text("dataset_id")?, text("artifact_id")?);
+        let maybe = |column: &str| row.try_get::<Option<String>, _>(column);
+        let (id, name, artifact) = (text("id")?, text("name")?, text("artifact_id")?);
+        let (job, dataset) = (maybe("job_id")?, maybe("dataset_id")?);
+        let place = maybe("registered")?.zip(row.try_get::<Option<i64>, _>("version")?);
         let (spec, schema, metrics) = (text("spec")?, text("schema")?, text("metrics")?);
         let (bytes, created_at): (i64, i64) = (row.try_get("bytes")?, row.try_get("created_at")?);
         let read = || {
             Ok(Model {
                 id: parse(&id)?,
                 name,
-                job_id: parse(&job)?,
-                dataset_id: parse(&dataset)?,
+                registered: place.map(registered).transpose()?,
+                job_id: job.as_deref().map(parse).transpose()?,
+                dataset_id: dataset.as_deref().map(parse).transpose()?,
                 spec: from_json(&spec)?,
                 schema: from_json(&schema)?,
                 metrics: from_json(&metrics)?,
@@ -68,20 +91,25 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for ModelRow {
     }
 }
 
-/// Models whose rows were read lately. They never change until they are deleted, and each question to a model begins with
+fn registered((name, version): (String, i64)) -> Result<Registered, StoreError> {
+    let name = name.parse().map_err(|fault| StoreError::Damaged(format!("the name of a model {fault}")))?;
+    Ok(Registered { name, version: version as u32 })
+}
+
+/// Models whose rows were read lately. They hardly ever change until they are deleted, and each question to a model begins with
 /// its row, of which a wide one takes longer to read than the question to answer.
 #[derive(Clone)]
 pub(super) struct Recent(Arc<Mutex<Rows>>);
 
 struct Rows {
     rows: LruCache<ModelId, Arc<Model>>,
-    /// Counts deletions: a row that was read before one may be that of the deleted model.
-    deletions: u64,
+    /// Counts changes: a row that was read before one may be that of the deleted model.
+    changes: u64,
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Rows { rows: LruCache::new(RECENT_MODELS), deletions: 0 })))
+        Self(Arc::new(Mutex::new(Rows { rows: LruCache::new(RECENT_MODELS), changes: 0 })))
     }
 }
 
@@ -98,16 +126,16 @@ impl Store {
     /// # Errors
     /// There is none of this id.
     pub async fn model(&self, id: ModelId) -> Result<Arc<Model>, StoreError> {
-        let deletions = {
+        let changes = {
             let mut recent = self.models.rows();
             if let Some(model) = recent.rows.get(&id) {
                 return Ok(model.clone());
             }
-            recent.deletions
+            recent.changes
         };
         let model = Arc::new(self.read_model(id).await?);
         let mut recent = self.models.rows();
-        if recent.deletions == deletions {
+        if recent.changes == changes {
             recent.rows.put(id, model.clone());
         }
         Ok(model)
@@ -121,28 +149,64 @@ impl Store {
         row.ok_or_else(|| gone("model", id))?.0
     }
 
-    /// Models, the newest first.
+    /// Models, the newest first: all, or those of a family or a name of the registry.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn models(&self, page: &Page<ModelId>, family: Option<&str>) -> Result<Paged<Model>, StoreError> {
+    pub async fn models(
+        &self,
+        page: &Page<ModelId>,
+        family: Option<&str>,
+        name: Option<&ModelName>,
+    ) -> Result<Paged<Model>, StoreError> {
         let sql = format!(
-            "{COLUMNS} AND (?1 IS NULL OR m.id < ?1) AND (?2 IS NULL OR m.family = ?2) ORDER BY m.id DESC LIMIT ?3"
+            "{COLUMNS} AND (?1 IS NULL OR m.id < ?1) AND (?2 IS NULL OR m.family = ?2) AND (?3 IS NULL OR m.registered = ?3)
+             ORDER BY m.id DESC LIMIT ?4"
         );
         let rows: Vec<ModelRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(page.after.map(|id| id.to_string()))
             .bind(family)
+            .bind(name.map(ModelName::as_str))
             .bind(i64::from(page.limit) + 1)
             .fetch_all(&self.readers)
             .await?;
         Ok(Paged::from_one_more(rows.into_iter().map(|row| row.0).collect::<Result<_, _>>()?, page.limit))
     }
 
-    /// Deletes a model and its bytes. Its job stays.
+    /// Takes a model in that was trained elsewhere, and gives it the next version of a name where one is asked for.
     ///
     /// # Errors
-    /// There is none of this id.
-    pub async fn delete_model(&self, id: ModelId) -> Result<(), StoreError> {
+    /// The disk or the database failed.
+    pub async fn import_model(&self, new: &ImportedModel<'_>) -> Result<Arc<Model>, StoreError> {
+        let mut tx = self.begin().await?;
+        let artifact = artifacts::insert_file(&mut tx, new.file, new.sha256).await?;
+        let version = match new.register {
+            Some(name) => Some(registry::next_version(&mut tx, name).await?),
+            None => None,
+        };
+        let id = ModelId::new();
+        let family = new.spec.model.family();
+        sqlx::query("INSERT INTO models (id, name, family, spec, schema, metrics, artifact_id, created_at, registered, version) VALUES (?, ?, ?, ?, ?, '{}', ?, ?, ?, ?)")
+            .bind(id.to_string())
+            .bind(new.spec.name.as_deref().unwrap_or(family))
+            .bind(family)
+            .bind(to_json(new.spec))
+            .bind(to_json(new.schema))
+            .bind(artifact.to_string())
+            .bind(now_ms())
+            .bind(new.register.map(ModelName::as_str))
+            .bind(version)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        self.model(id).await
+    }
+
+    /// Deletes a model and its bytes. Its job stays, and its version is not given again.
+    ///
+    /// # Errors
+    /// There is none of this id, or an alias points to it and is not to be taken away (`force`).
+    pub async fn delete_model(&self, id: ModelId, force: bool) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let artifact: Option<String> =
             sqlx::query_scalar("SELECT artifact_id FROM models WHERE id = ? AND deleted_at IS NULL")
@@ -150,6 +214,7 @@ impl Store {
                 .fetch_optional(&mut *tx)
                 .await?;
         let artifact = artifact.ok_or_else(|| gone("model", id))?;
+        registry::release(&mut tx, id, force).await?;
         sqlx::query("UPDATE models SET deleted_at = ?, artifact_id = NULL WHERE id = ?")
             .bind(now_ms())
             .bind(id.to_string())
@@ -157,12 +222,15 @@ impl Store {
             .await?;
         artifacts::delete(&mut tx, &artifact).await?;
         tx.commit().await?;
-        {
-            let mut recent = self.models.rows();
-            recent.deletions += 1;
-            recent.rows.pop(&id);
-        }
+        self.forget_row(id);
         self.give_back_room().await;
         Ok(())
+    }
+
+    /// Reads the row of a model again at its next use.
+    pub(super) fn forget_row(&self, id: ModelId) {
+        let mut recent = self.models.rows();
+        recent.changes += 1;
+        recent.rows.pop(&id);
     }
 }

@@ -47,6 +47,13 @@ pub struct ModelHeader {
     pub calibration: Option<Calibration>,
 }
 
+/// What is looked at first.
+#[derive(Deserialize)]
+struct Mark {
+    format: String,
+    version: u32,
+}
+
 impl ModelHeader {
     /// The header of a new model.
     pub fn new(spec: &TrainSpec, schema: &Schema, preparation: Preparation, target: Preparation) -> Self {
@@ -64,6 +71,22 @@ impl ModelHeader {
             gaps,
             calibration: None,
         }
+    }
+
+    /// Reads the header at the start of a model file, which may go on after it.
+    ///
+    /// # Errors
+    /// It is no start of a model file of this version.
+    pub fn read(start: &[u8]) -> Result<Self, BundleError> {
+        Self::parse(&Bundle::header_of(start)?)
+    }
+
+    fn parse(text: &str) -> Result<Self, BundleError> {
+        let mark: Mark = serde_json::from_str(text)?;
+        if mark.format != FORMAT || mark.version != VERSION {
+            return Err(BundleError::Content("the file is of another format or version".to_owned()));
+        }
+        Ok(serde_json::from_str(text)?)
     }
 
     /// The network that this header describes, with its first weights, which are better where the `means` of prepared training
@@ -112,6 +135,22 @@ pub fn sketch(spec: &TrainSpec, schema: &Schema) -> Sketch {
     Sketch { parameters: builder.count(), has_stack: network.stack().is_some() }
 }
 
+/// The names and shapes of the tensors of the network that a header describes. It takes no memory to find out.
+///
+/// # Panics
+/// The header contradicts itself.
+pub(super) fn lay_out(header: &ModelHeader) -> Vec<(String, Vec<usize>)> {
+    let spec = &header.spec;
+    let columns = modelled(&spec.likelihood, header.columns.iter(), &header.preparation.columns);
+    let labels = modelled(&spec.target, header.labels.iter(), &header.target.columns);
+    let mut builder = Builder::counting();
+    if header.gaps {
+        builder.expect_gaps(&vec![0.0; header.preparation.prepared_width()]);
+    }
+    assemble(spec, header.shape, &columns, &labels, &mut builder);
+    builder.shapes()
+}
+
 fn assemble(
     spec: &TrainSpec,
     shape: RowShape,
@@ -148,16 +187,7 @@ impl TrainedModel {
     pub fn read(bytes: &[u8], device: Device) -> Result<Self, BundleError> {
         let mut bundle = Bundle::from_bytes(bytes)?;
         let content = |fault: &str| BundleError::Content(fault.to_owned());
-        #[derive(Deserialize)]
-        struct Mark {
-            format: String,
-            version: u32,
-        }
-        let mark: Mark = serde_json::from_str(&bundle.header)?;
-        if mark.format != FORMAT || mark.version != VERSION {
-            return Err(content("the file is of another format or version"));
-        }
-        let header: ModelHeader = serde_json::from_str(&bundle.header)?;
+        let header = ModelHeader::parse(&bundle.header)?;
         header.spec.check().map_err(|refusal| BundleError::Content(refusal.detail))?;
         let width = header.shape.width;
         if width == 0
@@ -195,6 +225,22 @@ impl TrainedModel {
     /// Bytes that its numbers take.
     pub fn bytes(&self) -> usize {
         self.built.parameters.count() * size_of::<f32>()
+    }
+
+    /// Goes through the code and back with one row, and draws another; says what is not as it must be.
+    ///
+    /// # Errors
+    /// Something has another width than the header says.
+    pub fn try_out(&self) -> Result<(), String> {
+        let width = self.header.shape.width;
+        let (code, _) = self.encode(&vec![0.0; width]);
+        let (row, _) = self.decode(&vec![0.0; self.latent()], false);
+        let drawn = self.sample(&Draw { count: 1, seed: 0, temperature: 1.0, chain_steps: 1, drawn: true });
+        self.predict(&vec![0.0; width]);
+        match (code.len(), row.len(), drawn.len()) {
+            (latent, row, drawn) if latent == self.latent() && row == width && drawn == width => Ok(()),
+            found => Err(format!("a code, a row and a drawn row have the widths {found:?}")),
+        }
     }
 
     /// Codes of rows in the user's units, and their spread where the encoder is stochastic. Both one row after the other.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::domain::limits::MODEL_HEADER_BYTES;
 use crate::models::parameters::Named;
 
 const KEY: &str = "latente";
@@ -48,6 +49,37 @@ impl Bundle {
         });
         let metadata = HashMap::from([(KEY.to_owned(), self.header.clone())]);
         safetensors::serialize(views, Some(metadata)).expect("tensors of floats can always be written")
+    }
+
+    /// How many bytes at the start of a file hold what is said of it, by its first eight.
+    ///
+    /// # Errors
+    /// They are fewer, or say more than is allowed.
+    pub fn start_bytes(start: &[u8]) -> Result<usize, BundleError> {
+        let Some(declared) = start.first_chunk().map(|length| u64::from_le_bytes(*length)) else {
+            return Err(BundleError::Broken(safetensors::SafeTensorError::HeaderTooSmall));
+        };
+        match usize::try_from(declared).ok().filter(|length| *length <= MODEL_HEADER_BYTES) {
+            Some(length) => Ok(size_of::<u64>() + length),
+            None => Err(BundleError::Broken(safetensors::SafeTensorError::HeaderTooLarge)),
+        }
+    }
+
+    /// What the start of a file says, without its tensors.
+    ///
+    /// # Errors
+    /// It is no start of a file of this program.
+    pub fn header_of(start: &[u8]) -> Result<String, BundleError> {
+        #[derive(serde::Deserialize)]
+        struct Start {
+            #[serde(rename = "__metadata__", default)]
+            metadata: HashMap<String, String>,
+        }
+        let end = Self::start_bytes(start)?;
+        let json = start.get(size_of::<u64>()..end);
+        let json = json.ok_or(BundleError::Broken(safetensors::SafeTensorError::HeaderTooSmall))?;
+        let mut start: Start = serde_json::from_slice(json)?;
+        start.metadata.remove(KEY).ok_or(BundleError::Foreign)
     }
 
     /// Reads a file; sizes are checked before anything is allocated by them.

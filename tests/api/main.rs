@@ -5,10 +5,12 @@
 mod support;
 
 mod bombs;
+mod cards;
 mod columns;
 mod datasets;
 mod exports;
 mod formats;
+mod imports;
 mod inference;
 mod jobs;
 mod memory;
@@ -18,6 +20,7 @@ mod operations;
 mod pausing;
 mod presets;
 mod refusals;
+mod registry;
 mod server;
 mod splits;
 mod store;

@@ -44,6 +44,7 @@ impl Bench {
             spec: self.spec.clone(),
             max_deaths: 3,
             priority: 0,
+            register: None,
             options: RunOptions::default(),
             idempotency_key: None,
         }
@@ -218,7 +219,7 @@ async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
     let model = bench.store.model(model).await.unwrap();
     assert_eq!(bench.store.artifact(model.artifact_id).await.unwrap(), [7; 1 << 20]);
     assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 1, "the checkpoint is needless now");
-    bench.store.delete_model(model.id).await.unwrap();
+    bench.store.delete_model(model.id, false).await.unwrap();
     assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifact_chunks").await, 0);
     assert_eq!(query(&bench.database(), "PRAGMA freelist_count").await, 0, "deleted bytes go back to the disk");
 }

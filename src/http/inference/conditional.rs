@@ -1,6 +1,6 @@
 //! Answers that a caller has already are not worked out again (RFC 9110, section 13).
 //!
-//! The answer of a `GET` depends on the model, which never changes, on the columns of a stored dataset, which may be described
+//! The answer of a `GET` depends on the model that the reference means, which never changes, on the columns of a stored dataset, which may be described
 //! anew, and on the address: its tag is made of these, before anything is computed.
 
 use axum::extract::{Request, State};
@@ -12,14 +12,27 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::id::{DatasetId, ModelId};
 use crate::http::App;
+use crate::http::extract::Meant;
 
 /// Whatever is asked of a model or downloaded from it. Answers `304 Not Modified` where the caller's tag is that of the answer;
 /// else gives the answer its tag.
-pub async fn conditional(State(app): State<App>, request: Request, next: Next) -> Response {
+pub async fn conditional(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let asked = request.uri().path().strip_prefix("/v1/models/").and_then(|rest| rest.split_once('/'));
-    let Some((id, _)) = asked.filter(|_| request.method() == Method::GET) else { return next.run(request).await };
+    let Some((reference, _)) = asked.filter(|(_, rest)| request.method() == Method::GET && is_lasting(rest)) else {
+        return next.run(request).await;
+    };
     // A model or dataset that is not there is the handler's to refuse.
-    let Some(tag) = tag(&app, id, request.uri(), request.headers()).await else { return next.run(request).await };
+    let model = match reference.parse() {
+        Ok(reference) => app.store.find_model(&reference).await.ok(),
+        Err(_) => None,
+    };
+    let tag = match model {
+        Some(model) => tag(&app, model, request.uri(), request.headers()).await,
+        None => None,
+    };
+    let Some((model, tag)) = model.zip(tag) else { return next.run(request).await };
+    // A name or an alias may mean another model the next time, which has another tag.
+    request.extensions_mut().insert(Meant(model));
     let lists = request.headers().get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let held: Vec<&str> = lists.flat_map(|list| list.split(',')).map(str::trim).collect();
     if held.iter().any(|held| held.strip_prefix("W/").unwrap_or(held).as_bytes() == tag.as_bytes()) {
@@ -35,6 +48,11 @@ pub async fn conditional(State(app): State<App>, request: Request, next: Next) -
     }
 }
 
+/// Whether what is asked for depends on nothing else that may change.
+fn is_lasting(rest: &str) -> bool {
+    !matches!(rest.split('/').next(), Some("aliases" | "card"))
+}
+
 /// A cache may keep the answer, and asks each time whether the model is still there.
 fn described(mut response: Response, tag: HeaderValue) -> Response {
     let headers = response.headers_mut();
@@ -44,8 +62,8 @@ fn described(mut response: Response, tag: HeaderValue) -> Response {
     response
 }
 
-async fn tag(app: &App, id: &str, uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
-    let model = app.store.model(id.parse::<ModelId>().ok()?).await.ok()?;
+async fn tag(app: &App, model: ModelId, uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    let model = app.store.model(model).await.ok()?;
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());

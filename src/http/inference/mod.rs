@@ -46,15 +46,16 @@ type Place = &'static str;
 const QUERY: Place = "?";
 const BODY: Place = "/";
 
+/// How a model is named in a path, for the API document.
+pub const MODEL_REF: &str = "A model: its id, or of a name in the registry the newest version (`fraud`), one version (`fraud:3`) or an alias (`fraud@production`)";
+
 /// The model in the path, for the API document.
 pub struct ModelInPath;
 
 impl IntoParams for ModelInPath {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let id = ParameterBuilder::new().name("id").parameter_in(ParameterIn::Path).required(Required::True);
-        vec![
-            id.description(Some("The id of a model")).schema(Some(<String as utoipa::PartialSchema>::schema())).build(),
-        ]
+        vec![id.description(Some(MODEL_REF)).schema(Some(<String as utoipa::PartialSchema>::schema())).build()]
     }
 }
 

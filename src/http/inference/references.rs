@@ -3,6 +3,7 @@
 use super::Asked;
 use super::bodies::{Missing, ONLY_IMPUTE, gap, unknown_class};
 use crate::data::dataset::Column;
+use crate::data::recode::Recode;
 use crate::data::rows::RowFile;
 use crate::data::words::Words;
 use crate::domain::id::DatasetId;
@@ -54,7 +55,7 @@ async fn stored(asked: &Asked, id: DatasetId, rows: Option<&str>, missing: Missi
         .map_err(|detail| invalid("?rows", "out_of_range", detail))?;
     Asked::check_answer_size(last - first + 1, width)?;
     let recodes: Vec<Recode> = (dataset.schema.feature_columns().zip(schema.feature_columns()))
-        .map(|(theirs, ours)| recode(theirs, ours))
+        .map(|(theirs, ours)| Recode::between(theirs, ours))
         .collect();
     let (kept, features) = (dataset.schema.kept().count(), dataset.schema.features());
     let (path, count) = (store.rows_path(id), dataset.rows);
@@ -75,31 +76,6 @@ async fn stored(asked: &Asked, id: DatasetId, rows: Option<&str>, missing: Missi
         return Err(invalid("?rows", "missing_value", detail));
     }
     Ok(values)
-}
-
-/// How values of one column become those of another of the same name.
-enum Recode {
-    Same,
-    /// The value of each level; NaN of one that the model does not know.
-    Levels(Vec<f32>),
-}
-
-impl Recode {
-    fn apply(&self, value: f32) -> f32 {
-        match self {
-            Self::Levels(values) if value >= 0.0 => values.get(value as usize).copied().unwrap_or(f32::NAN),
-            _ => value,
-        }
-    }
-}
-
-/// Levels stand for each other by their texts.
-fn recode(theirs: &Column, ours: &Column) -> Recode {
-    if theirs.levels == ours.levels {
-        return Recode::Same;
-    }
-    let known = |level: &String| ours.value_of(level).unwrap_or(f32::NAN);
-    Recode::Levels(theirs.levels.iter().map(known).collect())
 }
 
 /// Both ends of `7` or `0-31`. A default range is cut to the rows there are.

@@ -1,7 +1,7 @@
 //! The numbers that are found of a row that is scored, and their place in an answer.
 
-use crate::training::artifact::TrainedModel;
-use crate::training::scoring::{Measure, Scores};
+use super::artifact::TrainedModel;
+use super::scoring::{Measure, Scores};
 
 /// What is found of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,11 +52,16 @@ impl Scored {
 
     /// The rows of an answer.
     pub fn rows(numbers: &[f32], with_density: bool) -> impl Iterator<Item = Self> + '_ {
-        numbers.chunks_exact(if with_density { WITH_DENSITY } else { PLAIN }).map(Self::from_numbers)
+        numbers.chunks_exact(Self::width(with_density)).map(Self::from_numbers)
+    }
+
+    /// How many numbers an answer has of each row.
+    pub fn width(with_density: bool) -> usize {
+        if with_density { WITH_DENSITY } else { PLAIN }
     }
 
     /// The numbers of an answer, row after row.
-    pub(super) fn numbers(model: &TrainedModel, scores: &Scores, measure: Measure, threshold: f32) -> Vec<f32> {
+    pub fn numbers(model: &TrainedModel, scores: &Scores, measure: Measure, threshold: f32) -> Vec<f32> {
         let calibration = model.header.calibration.as_ref();
         let limit = calibration.and_then(|known| known.value(measure, threshold));
         let mut numbers = Vec::with_capacity(scores.errors.len() * WITH_DENSITY);
