@@ -44,8 +44,8 @@ impl FromStr for ModelName {
                 "is `{shown}`; allowed are 1 to {REGISTERED_NAME_CHARS} of a-z, 0-9, `.`, `_` and `-`, of which the first is a letter"
             ));
         }
-        if text.starts_with(ID_PREFIX) {
-            return Err(format!("is `{shown}`; what begins with `{ID_PREFIX}` is the id of a model"));
+        if text.starts_with(ID_PREFIX) || is_id(text) {
+            return Err(format!("is `{shown}`, which is an id or begins like that of a model"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -68,7 +68,7 @@ impl FromStr for ModelRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with(ID_PREFIX) {
+        if text.starts_with(ID_PREFIX) || is_id(text) {
             return text.parse().map(Self::Id).map_err(|error: super::id::IdError| error.to_string());
         }
         if let Some((name, alias)) = text.split_once('@') {
@@ -90,6 +90,12 @@ impl FromStr for ModelRef {
             format!("this is no model: write its id, or `name`, `name:3` or `name@alias`; the name {fault}")
         })
     }
+}
+
+/// Whether a text is the id of something, of a model or not.
+fn is_id(text: &str) -> bool {
+    let digits = text.split_once('_').map_or("", |(_, digits)| digits);
+    digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn named(what: &str, fault: &str) -> String {
@@ -155,6 +161,7 @@ mod tests {
         check("9lives", "first is a letter");
         check("mdl_1", "is not the id of a model");
         check("mdl_x@production", "is not the id of a model");
+        check("ds_0198c5d2a1b37e6f9a1b2c3d4e5f6071", "is not the id of a model");
         check("fraud:0", "whole numbers from 1");
         check("fraud:+3", "whole numbers from 1");
         check("fraud:99999999999", "whole numbers from 1");
