@@ -13,8 +13,8 @@ use super::App;
 use super::card_text;
 use super::error::{ApiError, Problem, internal};
 use super::extract::{Id, Query};
-use super::forms::accepted;
 use super::inference::ModelInPath;
+use super::media::accepted;
 use super::models::ModelView;
 use crate::data::dataset::{Kind, Role};
 use crate::domain::id::{DatasetId, JobId, ModelId};
@@ -212,14 +212,9 @@ pub enum CardForm {
 
 impl CardForm {
     fn wanted(asked: Option<Self>, headers: &HeaderMap) -> Result<Self, Refusal> {
-        let known = || {
-            accepted(headers, |name| match name {
-                "application/json" | "application/*" | "*/*" | "" => Some(Self::Json),
-                "text/markdown" | "text/*" => Some(Self::Markdown),
-                "text/html" => Some(Self::Html),
-                _ => None,
-            })
-        };
+        let offered: [(Self, &[&str]); 3] =
+            [(Self::Json, &["application/json"]), (Self::Markdown, &["text/markdown"]), (Self::Html, &["text/html"])];
+        let known = || accepted(headers, offered.into_iter());
         let detail = "cards are given as application/json, text/markdown and text/html";
         asked.or_else(known).ok_or_else(|| Refusal::new(Code::NotAcceptable, detail))
     }
