@@ -52,6 +52,9 @@ pub struct AliasMove {
     pub at: i64,
 }
 
+/// `seq`, `alias`, `from_version`, `to_version` and `at`.
+type MoveRow = (i64, String, Option<i64>, Option<i64>, i64);
+
 impl Store {
     /// The model that a reference means now.
     ///
@@ -216,7 +219,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn alias_moves(&self, name: &ModelName, page: &Page<i64>) -> Result<Paged<AliasMove>, StoreError> {
-        let rows: Vec<(i64, String, Option<i64>, Option<i64>, i64)> = sqlx::query_as(
+        let rows: Vec<MoveRow> = sqlx::query_as(
             "SELECT seq, alias, from_version, to_version, at FROM alias_moves
              WHERE name = ?1 AND (?2 IS NULL OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
         )
