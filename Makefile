@@ -6,10 +6,10 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files v2 pictures clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: ## fetch libtorch into .libtorch/ (CPU; CUDA too where there is an NVIDIA driver)
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3 is missing (Debian: apt-get install python3 python3-pip)"; exit 1; }
@@ -45,6 +45,9 @@ bench-quality: build ## figures that a right implementation reaches, beside thei
 
 files: build ## files of packages, from upload to a model (fetches them)
 	@$(PYTHON) bench/files.py
+
+v2: build ## Triton's own client against this server, each answer compared with that of /v1 (fetches it)
+	@$(PYTHON) bench/v2.py
 
 pictures: build ## train every family on the digits in demo/ and draw what came of it into docs/pictures/
 	@$(PYTHON) scripts/pictures.py

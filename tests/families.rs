@@ -340,6 +340,7 @@ fn answers_have_the_right_shapes_and_a_batch_answers_like_single_rows() {
             let latent = model.latent() as usize;
             let rows: Vec<f32> = (0..5).flat_map(|row| digits.rows.row(row)[..64].to_vec()).collect();
             let (codes, spread) = trained.encode(&rows);
+            assert_eq!(spread.is_some(), model.is_stochastic());
             assert_eq!(codes.len(), 5 * latent);
             if let Some(spread) = &spread {
                 assert!(spread.len() == codes.len() && spread.iter().all(|value| *value > 0.0));

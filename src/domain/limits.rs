@@ -104,8 +104,16 @@ pub const INFERENCE_PASSES: u64 = 2_000_000;
 pub const INFERENCE_BATCH_ROWS: usize = 4_096;
 /// Numbers that one layer holds of the rows which a job of inference puts through a model at once.
 pub const INFERENCE_BLOCK_VALUES: usize = 16 << 20;
+/// Tensors of one request of the inference protocol, in and out each.
+pub const PROTOCOL_TENSORS: usize = COLUMNS + 64;
+/// Axes of such a tensor.
+pub const PROTOCOL_AXES: usize = 8;
+/// Bytes of the parameters of such a request.
+pub const PROTOCOL_PARAMETER_BYTES: usize = 64 << 10;
 /// Questions that wait for the inference thread before it refuses.
 pub const INFERENCE_QUEUE: usize = 256;
+/// Sizes of batches that are told apart in the statistics of one model.
+pub const BATCH_SIZES: usize = 256;
 /// Images in one PNG grid.
 pub const GRID_IMAGES: usize = 4_096;
 

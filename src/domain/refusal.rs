@@ -98,6 +98,8 @@ codes! {
     Overloaded = "overloaded", Capacity, true;
     /// The model has more bytes than the server keeps of models in memory.
     ModelTooLarge = "model_too_large", Capacity, false;
+    /// The model was unloaded, and answers again when it is loaded.
+    ModelUnloaded = "model_unloaded", User, true;
     /// The server is shutting down.
     ShuttingDown = "shutting_down", Capacity, true;
     /// The disk has no room.

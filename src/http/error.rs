@@ -82,7 +82,7 @@ fn status(code: Code) -> StatusCode {
         Code::ChecksumMismatch => StatusCode::from_u16(460).expect("460 is a status"),
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
         Code::StorageFull | Code::ModelTooLarge => StatusCode::INSUFFICIENT_STORAGE,
-        Code::Overloaded | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Overloaded | Code::ModelUnloaded | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         Code::OutOfMemory | Code::TrainerDied | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -144,8 +144,12 @@ impl IntoResponse for ApiError {
 pub async fn render(request: Request, next: Next) -> Response {
     let request_id =
         request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok().map(str::to_owned));
+    let is_protocol = super::v2::error::speaks(request.uri().path());
     let mut response = next.run(request).await;
     let Some(refusal) = response.extensions_mut().remove::<Refusal>() else { return response };
+    if is_protocol {
+        return super::v2::error::render(response, refusal);
+    }
     let Refusal { code, detail, errors } = refusal;
     let status = response.status();
     let problem = Problem {

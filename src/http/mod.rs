@@ -29,6 +29,7 @@ pub mod splits;
 pub mod tus;
 pub mod uploads;
 pub mod usage;
+pub mod v2;
 pub mod versions;
 
 use std::sync::Arc;
@@ -168,6 +169,31 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(predict::get_predict, predict::post_predict))
         .routes(routes!(score::get_score, score::post_score))
         .routes(routes!(interpolate::get_interpolate, interpolate::post_interpolate))
+        // GET               /v2
+        // GET               /v2/health/live, ready
+        // GET               /v2/models/stats
+        // GET               /v2/models/{name}, /v2/models/{name}/ready, config, stats
+        // GET               /v2/models/{name}/versions/{version}, /v2/models/{name}/versions/{version}/ready, config, stats
+        // POST              /v2/models/{name}/infer, /v2/models/{name}/versions/{version}/infer
+        // POST              /v2/repository/index
+        // POST              /v2/repository/models/{name}/load, unload
+        .routes(routes!(v2::server::server_metadata))
+        .routes(routes!(v2::server::server_live))
+        .routes(routes!(v2::server::server_ready))
+        .routes(routes!(v2::models::model_metadata))
+        .routes(routes!(v2::models::version_metadata))
+        .routes(routes!(v2::models::model_ready))
+        .routes(routes!(v2::models::version_ready))
+        .routes(routes!(v2::models::model_config))
+        .routes(routes!(v2::models::version_config))
+        .routes(routes!(v2::statistics::all_statistics))
+        .routes(routes!(v2::statistics::model_statistics))
+        .routes(routes!(v2::statistics::version_statistics))
+        .routes(routes!(v2::infer::model_infer))
+        .routes(routes!(v2::infer::version_infer))
+        .routes(routes!(v2::repository::repository_index))
+        .routes(routes!(v2::repository::load_model))
+        .routes(routes!(v2::repository::unload_model))
         // GET               /v1/families
         // GET               /v1/presets
         .routes(routes!(families::list_families))

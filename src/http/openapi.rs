@@ -9,6 +9,8 @@ use super::inference::interpolate::WayView;
 use super::inference::predict::PredictionsView;
 use super::inference::reconstruct::ReconstructionView;
 use super::inference::score::ScoresView;
+use super::v2::error::ProtocolError;
+use super::v2::infer::InferenceView;
 
 /// Title, description and tags; paths and schemas come from the handlers.
 #[derive(OpenApi)]
@@ -19,13 +21,14 @@ use super::inference::score::ScoresView;
         license(name = "MIT OR Apache-2.0")
     ),
     // Views whose answers are described by hand, because they come in several forms.
-    components(schemas(CodesView, DecodedView, PredictionsView, ReconstructionView, RowsView, ScoresView, WayView)),
+    components(schemas(CodesView, DecodedView, InferenceView, PredictionsView, ProtocolError, ReconstructionView, RowsView, ScoresView, WayView)),
     tags(
         (name = "datasets", description = "Rows to train on"),
         (name = "uploads", description = "Files in several requests, by tus 1.0"),
         (name = "jobs", description = "Training"),
         (name = "models", description = "What training makes"),
         (name = "inference", description = "Questions to models"),
+        (name = "protocol", description = "The Open Inference Protocol, version 2, for clients of KServe and Triton"),
         (name = "families", description = "What can be trained"),
         (name = "operations", description = "The server itself")
     )

@@ -65,6 +65,7 @@ impl Family for DeepGp {
     const SAMPLING: Sampling = Sampling::Fitted;
     const VARIANCE: Variance = Variance::Shared;
     const LABELS: Labels = Labels::Optional;
+    const STOCHASTIC: bool = true;
 
     fn latent(&self) -> u32 {
         self.latent

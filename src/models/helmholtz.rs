@@ -67,6 +67,7 @@ impl Family for Helmholtz {
     const SAMPLING: Sampling = Sampling::Prior;
     const VARIANCE: Variance = Variance::Shared;
     const DENSITY: bool = true;
+    const STOCHASTIC: bool = true;
 
     fn latent(&self) -> u32 {
         self.latent

@@ -58,6 +58,8 @@ pub trait Family: Clone + PartialEq + Default + Serialize + DeserializeOwned + T
     const LABELS: Labels = Labels::Unused;
     /// Whether its networks tell log p(x) of a row.
     const DENSITY: bool = false;
+    /// Whether its encoder is stochastic, so that codes have a spread.
+    const STOCHASTIC: bool = false;
 
     /// Width of the code.
     fn latent(&self) -> u32;
@@ -337,6 +339,11 @@ macro_rules! families {
             /// Whether the family tells log p(x) of a row.
             pub fn has_density(&self) -> bool {
                 match self { $(Self::$settings(_) => $settings::DENSITY,)* }
+            }
+
+            /// Whether codes have a spread.
+            pub fn is_stochastic(&self) -> bool {
+                match self { $(Self::$settings(_) => $settings::STOCHASTIC,)* }
             }
 
             /// The variance of a gaussian likelihood when the job leaves it open.

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use tch::Device;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batcher::{Pass, Width, share};
 use super::residency::Residency;
+use super::statistics::{Execution, Statistics};
 use super::{Answer, Measure, Question, Reply, Request, Scored, ServingConfig, ServingError};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_BATCH_ROWS;
@@ -22,20 +24,21 @@ struct Waiting {
     model: ModelId,
     question: Question,
     rows: usize,
+    asked: Instant,
     reply: oneshot::Sender<Reply>,
 }
 
 /// Answers until every handle is gone.
-pub(super) fn run(mut requests: mpsc::Receiver<Request>, config: &ServingConfig) {
+pub(super) fn run(mut requests: mpsc::Receiver<Request>, config: &ServingConfig, statistics: &Statistics) {
     tch::set_num_threads(i32::try_from(config.threads.max(1)).unwrap_or(1));
     let mut models: Residency<TrainedModel> = Residency::new(config.resident_bytes);
     while let Some(first) = requests.blocking_recv() {
         let mut waiting = VecDeque::new();
-        let mut rows = take(first, &mut models, &mut waiting);
+        let mut rows = take(first, &mut models, &mut waiting, statistics);
         // Whatever has arrived meanwhile leaves together with it.
         while rows < INFERENCE_BATCH_ROWS {
             let Ok(next) = requests.try_recv() else { break };
-            rows += take(next, &mut models, &mut waiting);
+            rows += take(next, &mut models, &mut waiting, statistics);
         }
         while let Some(head) = waiting.pop_front() {
             let mut group = vec![head];
@@ -46,18 +49,24 @@ pub(super) fn run(mut requests: mpsc::Receiver<Request>, config: &ServingConfig)
                 group.extend(joined);
                 waiting = rest;
             }
-            if !answer(&mut models, model, group) {
+            if !answer(&mut models, model, group, statistics) {
                 models.remove(model);
+                statistics.set_loaded(models.sizes().collect());
             }
         }
     }
 }
 
 /// Handles a request at once, or puts it among those that wait; says how many rows it added.
-fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut VecDeque<Waiting>) -> usize {
+fn take(
+    request: Request,
+    models: &mut Residency<TrainedModel>,
+    waiting: &mut VecDeque<Waiting>,
+    statistics: &Statistics,
+) -> usize {
     match request {
         Request::Ask { reply, .. } if reply.is_closed() => 0,
-        Request::Ask { model, question, reply } => {
+        Request::Ask { model, question, asked, reply } => {
             let Some(loaded) = models.get(model) else {
                 let _ = reply.send(Reply::NotLoaded);
                 return 0;
@@ -74,7 +83,7 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
                     values.len() / width
                 }
             };
-            waiting.push_back(Waiting { model, question, rows, reply });
+            waiting.push_back(Waiting { model, question, rows, asked, reply });
             rows
         }
         Request::Load { model, bytes, reply } => {
@@ -83,6 +92,7 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
                 Ok(Ok(loaded)) => {
                     let size = loaded.bytes() as u64;
                     models.insert(model, size, loaded);
+                    statistics.set_loaded(models.sizes().collect());
                     Ok(())
                 }
                 Ok(Err(fault)) => Err(ServingError::Failed(fault.to_string())),
@@ -107,38 +117,51 @@ fn take(request: Request, models: &mut Residency<TrainedModel>, waiting: &mut Ve
         }
         Request::Forget(model) => {
             models.remove(model);
+            statistics.set_loaded(models.sizes().collect());
             0
         }
     }
 }
 
 /// Answers questions of one kind to one model. False when the model failed and should be read again before its next use.
-fn answer(models: &mut Residency<TrainedModel>, model: ModelId, group: Vec<Waiting>) -> bool {
+fn answer(models: &mut Residency<TrainedModel>, model: ModelId, group: Vec<Waiting>, statistics: &Statistics) -> bool {
     let Some(loaded) = models.get(model) else {
         group.into_iter().for_each(|one| drop(one.reply.send(Reply::NotLoaded)));
         return true;
     };
     let total: usize = group.iter().map(|one| one.rows).sum();
+    let began = Instant::now();
+    let joint: Vec<f32> = match &group[..] {
+        [_] => Vec::new(),
+        several => {
+            several.iter().filter_map(|one| one.question.values()).flat_map(|(values, _)| values).copied().collect()
+        }
+    };
+    let joined = Instant::now();
     let outcome = match (&group[..], group[0].question.pass()) {
         ([one], None) => alone(loaded, &one.question),
         ([one], Some(pass)) => pass_through(loaded, pass, one.question.values().map_or(&[], |(values, _)| values)),
-        (several, pass) => {
-            let joint: Vec<f32> = several
-                .iter()
-                .filter_map(|one| one.question.values())
-                .flat_map(|(values, _)| values)
-                .copied()
-                .collect();
-            pass_through(loaded, pass.expect("only passes that can be shared are joined"), &joint)
-        }
+        (_, pass) => pass_through(loaded, pass.expect("only passes that can be shared are joined"), &joint),
     };
+    let passed = Instant::now();
     match outcome {
         Ok(joint) => {
             let mut from = 0;
-            for one in group {
-                let rows = one.rows;
-                let _ = one.reply.send(Reply::Answer(share(&joint, total, from, rows)));
+            let mut share_of = |rows: usize| {
                 from += rows;
+                share(&joint, total, from - rows, rows)
+            };
+            let answers: Vec<Answer> = group.iter().map(|one| share_of(one.rows)).collect();
+            let waits: Vec<Duration> = group.iter().map(|one| began - one.asked).collect();
+            let (input, infer, output) = (joined - began, passed - joined, passed.elapsed());
+            // Counted before it is sent, so that whoever has an answer finds it in the statistics.
+            let rows = match &group[0].question {
+                Question::Sample(draw) => draw.count,
+                _ => total,
+            };
+            statistics.executed(model, &Execution { waits: &waits, rows, input, infer, output });
+            for (one, answer) in group.into_iter().zip(answers) {
+                let _ = one.reply.send(Reply::Answer(answer));
             }
             true
         }

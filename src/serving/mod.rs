@@ -8,9 +8,14 @@
 mod batcher;
 mod engine;
 mod residency;
+mod statistics;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use futures_util::future::try_join_all;
+pub use statistics::{Activity, Batch, Statistics, Total};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::id::ModelId;
@@ -105,7 +110,7 @@ pub enum ServingError {
 }
 
 enum Request {
-    Ask { model: ModelId, question: Question, reply: oneshot::Sender<Reply> },
+    Ask { model: ModelId, question: Question, asked: Instant, reply: oneshot::Sender<Reply> },
     Load { model: ModelId, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
     TryOut { bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
     Forget(ModelId),
@@ -127,6 +132,10 @@ pub struct Inference {
     resident_bytes: u64,
     /// One model is loaded at a time: many callers of one cold model would otherwise each read its bytes.
     loading: Arc<tokio::sync::Mutex<()>>,
+    /// Models that were unloaded until they are loaded again.
+    withdrawn: Arc<Mutex<HashSet<ModelId>>>,
+    /// What was asked of each model.
+    pub statistics: Statistics,
 }
 
 impl Inference {
@@ -137,8 +146,12 @@ impl Inference {
     pub fn start(store: Store, config: ServingConfig) -> std::io::Result<Self> {
         let (requests, receiver) = mpsc::channel(INFERENCE_QUEUE);
         let resident_bytes = config.resident_bytes;
-        std::thread::Builder::new().name("inference-0".to_owned()).spawn(move || engine::run(receiver, &config))?;
-        Ok(Self { requests, store, resident_bytes, loading: Arc::default() })
+        let statistics = Statistics::default();
+        std::thread::Builder::new().name("inference-0".to_owned()).spawn({
+            let statistics = statistics.clone();
+            move || engine::run(receiver, &config, &statistics)
+        })?;
+        Ok(Self { requests, store, resident_bytes, loading: Arc::default(), withdrawn: Arc::default(), statistics })
     }
 
     /// Asks a model; loads it first where it is not loaded.
@@ -146,13 +159,38 @@ impl Inference {
     /// # Errors
     /// Too many wait already, or the model cannot be read or fails.
     pub async fn ask(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
+        let began = Instant::now();
+        let answer = self.answer(model, question).await;
+        self.statistics.ended(model.id, answer.is_ok(), began.elapsed());
+        answer
+    }
+
+    /// Asks a model several questions that are one request. Answers come in their order.
+    ///
+    /// # Errors
+    /// As with [`Inference::ask`], of the first question that fails.
+    pub async fn ask_all(&self, model: &Model, questions: Vec<Question>) -> Result<Vec<Answer>, ServingError> {
+        let began = Instant::now();
+        let answers = try_join_all(questions.into_iter().map(|question| self.answer(model, question))).await;
+        self.statistics.ended(model.id, answers.is_ok(), began.elapsed());
+        answers
+    }
+
+    /// Why a model cannot be kept in memory.
+    pub fn too_large(&self, bytes: u64) -> Option<Refusal> {
         // Its numbers are about as many bytes as its file.
-        if model.bytes > self.resident_bytes {
+        (bytes > self.resident_bytes).then(|| {
             let detail = format!(
-                "the model has {} bytes, and this server keeps {} bytes of models in memory; start it with a larger --resident-mib",
-                model.bytes, self.resident_bytes
+                "the model has {bytes} bytes, and this server keeps {} bytes of models in memory; start it with a larger --resident-mib",
+                self.resident_bytes
             );
-            return Err(Refusal::new(Code::ModelTooLarge, detail).into());
+            Refusal::new(Code::ModelTooLarge, detail)
+        })
+    }
+
+    async fn answer(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
+        if let Some(refusal) = self.too_large(model.bytes) {
+            return Err(refusal.into());
         }
         match self.send(model.id, question.clone()).await? {
             Reply::NotLoaded => {}
@@ -164,10 +202,7 @@ impl Inference {
             Reply::NotLoaded => {}
             reply => return finish(reply),
         }
-        let bytes = self.store.artifact(model.artifact_id).await?;
-        let (reply, answer) = oneshot::channel();
-        self.enqueue(Request::Load { model: model.id, bytes, reply })?;
-        answer.await.map_err(|_| stopped())??;
+        self.read_in(model).await?;
         finish(self.send(model.id, question).await?)
     }
 
@@ -185,14 +220,54 @@ impl Inference {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Drops a deleted model from memory.
+    /// Reads a model into memory, again where it is there already, and gives it back to those who see it as unloaded.
+    ///
+    /// # Errors
+    /// It has no room, or cannot be read.
+    pub async fn load(&self, model: &Model) -> Result<(), ServingError> {
+        if let Some(refusal) = self.too_large(model.bytes) {
+            return Err(refusal.into());
+        }
+        let _one = self.loading.lock().await;
+        self.read_in(model).await?;
+        self.withdrawn().remove(&model.id);
+        Ok(())
+    }
+
+    /// Drops a model from memory and keeps in mind that it was unloaded, until it is loaded or the server ends. Who asks for it
+    /// all the same is answered: it is for them to look ([`Inference::is_unloaded`]).
+    pub async fn unload(&self, model: ModelId) {
+        self.withdrawn().insert(model);
+        let _ = self.requests.send(Request::Forget(model)).await;
+    }
+
+    /// Whether a model was unloaded and not loaded again.
+    pub fn is_unloaded(&self, model: ModelId) -> bool {
+        self.withdrawn().contains(&model)
+    }
+
+    /// Drops a deleted model from memory, and what is known of it.
     pub async fn forget(&self, model: ModelId) {
         let _ = self.requests.send(Request::Forget(model)).await;
+        self.withdrawn().remove(&model);
+        self.statistics.forget(model);
+    }
+
+    /// The caller holds the lock of loading.
+    async fn read_in(&self, model: &Model) -> Result<(), ServingError> {
+        let bytes = self.store.artifact(model.artifact_id).await?;
+        let (reply, loaded) = oneshot::channel();
+        self.enqueue(Request::Load { model: model.id, bytes, reply })?;
+        loaded.await.map_err(|_| stopped())?
+    }
+
+    fn withdrawn(&self) -> std::sync::MutexGuard<'_, HashSet<ModelId>> {
+        self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(&self, model: ModelId, question: Question) -> Result<Reply, ServingError> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(Request::Ask { model, question, reply })?;
+        self.enqueue(Request::Ask { model, question, asked: Instant::now(), reply })?;
         answer.await.map_err(|_| stopped())
     }
 

@@ -30,6 +30,11 @@ impl<T> Residency<T> {
         }
     }
 
+    /// The models that are loaded, and their sizes.
+    pub fn sizes(&self) -> impl Iterator<Item = (ModelId, u64)> + '_ {
+        self.items.iter().map(|(id, bytes, _)| (*id, *bytes))
+    }
+
     pub fn remove(&mut self, id: ModelId) {
         self.items.retain(|(held, _, _)| *held != id);
     }

@@ -57,6 +57,17 @@ pub struct ImportedModel<'a> {
     pub sha256: &'a str,
 }
 
+/// A model, without what is large.
+#[derive(Clone, Debug)]
+pub struct ModelSize {
+    /// Its id.
+    pub id: ModelId,
+    /// Its place in the registry.
+    pub registered: Option<Registered>,
+    /// Bytes of its file.
+    pub bytes: u64,
+}
+
 const COLUMNS: &str =
     "SELECT m.id, m.name, m.registered, m.version, m.job_id, m.dataset_id, m.spec, m.schema, m.metrics, m.artifact_id, m.created_at, a.bytes
     FROM models m JOIN artifacts a ON a.id = m.artifact_id WHERE m.deleted_at IS NULL";
@@ -171,6 +182,32 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         Ok(Paged::from_one_more(rows.into_iter().map(|row| row.0).collect::<Result<_, _>>()?, page.limit))
+    }
+
+    /// Every model and the bytes of its file, the oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn model_sizes(&self) -> Result<Vec<ModelSize>, StoreError> {
+        let sql = "SELECT m.id, m.registered, m.version, a.bytes FROM models m JOIN artifacts a ON a.id = m.artifact_id
+            WHERE m.deleted_at IS NULL ORDER BY m.id";
+        let rows: Vec<(String, Option<String>, Option<i64>, i64)> =
+            sqlx::query_as(sql).fetch_all(&self.readers).await?;
+        let read = |(id, name, version, bytes): (String, Option<String>, Option<i64>, i64)| {
+            let registered = name.zip(version).map(registered).transpose()?;
+            Ok(ModelSize { id: parse(&id)?, registered, bytes: bytes as u64 })
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// The versions of a name, the oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn versions_of(&self, name: &ModelName) -> Result<Vec<u32>, StoreError> {
+        let sql = "SELECT version FROM models WHERE registered = ? AND deleted_at IS NULL ORDER BY version";
+        let versions: Vec<i64> = sqlx::query_scalar(sql).bind(name.as_str()).fetch_all(&self.readers).await?;
+        Ok(versions.into_iter().map(|version| version as u32).collect())
     }
 
     /// Takes a model in that was trained elsewhere, and gives it the next version of a name where one is asked for.

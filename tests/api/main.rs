@@ -26,4 +26,5 @@ mod splits;
 mod store;
 mod uploads;
 mod usage;
+mod v2;
 mod versions;

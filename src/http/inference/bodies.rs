@@ -23,7 +23,7 @@ use crate::http::media::{BodyForm, Form};
 
 /// What becomes of missing values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(in crate::http) enum Missing {
     /// The question is refused.
     Refused,
     /// They are kept where the model was trained on rows with gaps, else refused.
@@ -36,7 +36,7 @@ pub(super) enum Missing {
 const BEYOND: &str = "is infinite or beyond what 32-bit floats hold (about 3.4e38)";
 
 /// Why a missing value is refused.
-pub(super) const ONLY_IMPUTE: &str =
+pub(in crate::http) const ONLY_IMPUTE: &str =
     "this model was trained on rows without gaps, of which only impute takes missing values";
 
 /// How wide the rows of a question are, what they are called, and whether they may have gaps.
@@ -172,7 +172,7 @@ fn checked(count: usize, found: usize, values: Vec<f32>, expected: Expected<'_>)
 }
 
 /// Why a number stands for none of the classes of a column.
-pub(super) fn unknown_class(column: &Column, value: f32) -> Option<String> {
+pub(in crate::http) fn unknown_class(column: &Column, value: f32) -> Option<String> {
     if value.is_nan() {
         return None;
     }
@@ -324,7 +324,7 @@ fn level(column: &Column, text: &str, faults: &mut Faults, place: impl Fn() -> S
 }
 
 /// What is said of a text that a column does not have.
-pub(super) fn unknown_level(column: &Column, text: &str) -> String {
+pub(in crate::http) fn unknown_level(column: &Column, text: &str) -> String {
     let shown: String = text.chars().take(40).collect();
     format!("is `{shown}`; the levels of `{}` are {}", column.name, shown_levels(column))
 }

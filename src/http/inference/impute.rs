@@ -11,7 +11,7 @@ use super::bodies::{Missing, Posted, PostedRows, posted};
 use super::references::Reference;
 use super::{Asked, Gives, ModelInPath, Place, QUERY, require_passes};
 use crate::domain::id::{DatasetId, ModelId};
-use crate::domain::refusal::{Code, Faults};
+use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
@@ -63,9 +63,12 @@ pub struct ImputeOptions {
     format: Option<Form>,
 }
 
+/// Rounds when the caller names none.
+pub(in crate::http) const ROUNDS: u32 = 20;
+
 impl Default for ImputeOptions {
     fn default() -> Self {
-        Self { rounds: 20, seed: 0, format: None }
+        Self { rounds: ROUNDS, seed: 0, format: None }
     }
 }
 
@@ -132,15 +135,25 @@ pub async fn post_impute(State(app): State<App>, Id(id): Id<ModelId>, request: R
 
 async fn impute(asked: &Asked, rows: Vec<f32>, options: &ImputeOptions, place: Place) -> Result<Response, ApiError> {
     let ImputeOptions { rounds, seed, .. } = *options;
+    let originals = (asked.form == Form::Png).then(|| rows.clone());
+    let Answer { values, .. } = asked.ask(question(asked, rows, (rounds, seed), place)?).await?;
+    if asked.form == Form::Json {
+        return forms::json(&RowsView { rows: asked.rows(&values) });
+    }
+    Sheet::rows(values).under(originals).answer(asked).await
+}
+
+/// The question, checked.
+pub(in crate::http) fn question(
+    asked: &Asked,
+    rows: Vec<f32>,
+    (rounds, seed): (u32, u64),
+    place: Place,
+) -> Result<Question, Refusal> {
     let mut faults = Faults::new();
     let pointer = format!("{place}rounds");
     faults.require_within(&pointer, rounds, 1..=1000);
     require_passes(pointer, rows.len() / asked.width(), rounds, &mut faults);
     faults.into_result(Code::InvalidRequest)?;
-    let originals = (asked.form == Form::Png).then(|| rows.clone());
-    let Answer { values, .. } = asked.ask(Question::Impute { rows, rounds, seed }).await?;
-    if asked.form == Form::Json {
-        return forms::json(&RowsView { rows: asked.rows(&values) });
-    }
-    Sheet::rows(values).under(originals).answer(asked).await
+    Ok(Question::Impute { rows, rounds, seed })
 }

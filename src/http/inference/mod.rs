@@ -28,7 +28,8 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
-use self::bodies::{Expected, Missing, PostedRows};
+use self::bodies::{Expected, PostedRows};
+pub(in crate::http) use self::bodies::{Missing, ONLY_IMPUTE, unknown_class, unknown_level};
 use self::references::Reference;
 use super::App;
 use super::error::ApiError;
@@ -42,7 +43,7 @@ use crate::serving::{Answer, Question};
 use crate::store::models::Model;
 
 /// Where the options of a question stand. Pointers of faults begin with it.
-type Place = &'static str;
+pub(in crate::http) type Place = &'static str;
 const QUERY: Place = "?";
 const BODY: Place = "/";
 
@@ -124,9 +125,9 @@ enum Gives {
 }
 
 /// A model that is asked, and the form that the answer is to have.
-struct Asked {
-    app: App,
-    model: Arc<Model>,
+pub(in crate::http) struct Asked {
+    pub(in crate::http) app: App,
+    pub(in crate::http) model: Arc<Model>,
     form: Form,
 }
 
@@ -150,6 +151,11 @@ impl Asked {
         Ok(Self { app, model, form })
     }
 
+    /// A model whose answers are told as numbers, whatever becomes of them then.
+    pub(in crate::http) fn plainly(app: App, model: Arc<Model>) -> Self {
+        Self { app, model, form: Form::Json }
+    }
+
     async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
         Ok(self.app.inference.ask(&self.model, question).await?)
     }
@@ -163,7 +169,7 @@ impl Asked {
     }
 
     /// What becomes of missing values in a question to this model.
-    fn missing(&self, wanted: Missing) -> Missing {
+    pub(in crate::http) fn missing(&self, wanted: Missing) -> Missing {
         match wanted {
             Missing::AsTrained if self.model.schema.has_gaps() => Missing::Kept,
             Missing::AsTrained => Missing::Refused,
@@ -177,21 +183,21 @@ impl Asked {
     }
 
     /// Width of the code.
-    fn latent(&self) -> usize {
+    pub(in crate::http) fn latent(&self) -> usize {
         self.model.spec.model.latent() as usize
     }
 
     /// Width of a row.
-    fn width(&self) -> usize {
+    pub(in crate::http) fn width(&self) -> usize {
         self.model.schema.row_shape().width
     }
 
-    fn family(&self) -> &'static str {
+    pub(in crate::http) fn family(&self) -> &'static str {
         self.model.spec.model.family()
     }
 
     /// Refuses answers that are too large to be given at once.
-    fn check_answer_size(rows: usize, width: usize) -> Result<(), Refusal> {
+    pub(in crate::http) fn check_answer_size(rows: usize, width: usize) -> Result<(), Refusal> {
         if rows.saturating_mul(width) > INFERENCE_VALUES {
             let detail = format!(
                 "{rows} rows of {width} are more than the {INFERENCE_VALUES} values of one answer; ask for fewer"

@@ -84,7 +84,7 @@ async fn predict(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     Sheet::of("predictions", Heads::Labels, values).beside("spread", width, beside).answer(asked).await
 }
 
-fn learned_none(asked: &Asked) -> Refusal {
+pub(in crate::http) fn learned_none(asked: &Asked) -> Refusal {
     let all = families();
     let able: Vec<&str> = all.iter().filter(|view| view.labels != Labels::Unused).map(|view| view.family).collect();
     let reason = if able.contains(&asked.family()) {

@@ -11,7 +11,7 @@ use super::bodies::json_body;
 use super::{Asked, BODY, FormQuery, Gives, ModelInPath, Place, QUERY, require_passes};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_ROWS;
-use crate::domain::refusal::{Code, Faults};
+use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query, require_json};
@@ -60,18 +60,18 @@ impl Default for SampleQuery {
 pub struct SampleSpec {
     /// How many rows.
     #[schema(minimum = 1, maximum = 65536)]
-    n: usize,
+    pub(in crate::http) n: usize,
     /// Which ones: the same seed draws the same rows.
-    seed: u64,
+    pub(in crate::http) seed: u64,
     /// Scales the draws of the code; below 1 gives more typical rows, above 1 more varied ones.
     #[schema(minimum = 0.0, maximum = 10.0)]
-    temperature: f32,
+    pub(in crate::http) temperature: f32,
     /// Steps of the Markov chain; 20 when left out, 0 for where it starts. Only for families whose `sampling` is `chain`.
     #[schema(minimum = 0, maximum = 10000)]
-    steps: Option<u32>,
+    pub(in crate::http) steps: Option<u32>,
     /// Whether rows are drawn from what the decoder says of their codes. Otherwise they are its means. A chain of one step or
     /// more gives means.
-    draw: bool,
+    pub(in crate::http) draw: bool,
 }
 
 impl Default for SampleSpec {
@@ -117,6 +117,15 @@ pub async fn post_sample(
 }
 
 async fn sample(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Response, ApiError> {
+    let Answer { values, .. } = asked.ask(question(asked, spec, place)?).await?;
+    if asked.form == Form::Json {
+        return forms::json(&RowsView { rows: asked.rows(&values) });
+    }
+    Sheet::rows(values).answer(asked).await
+}
+
+/// The question, checked.
+pub(in crate::http) fn question(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Question, Refusal> {
     let mut faults = Faults::new();
     faults.require_within(&format!("{place}n"), spec.n, 1..=INFERENCE_ROWS);
     faults.require_within(&format!("{place}temperature"), spec.temperature, 0.0..=10.0);
@@ -125,11 +134,7 @@ async fn sample(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Respon
     Asked::check_answer_size(spec.n, asked.width())?;
     let (count, seed, temperature, drawn) = (spec.n, spec.seed, spec.temperature, spec.draw);
     let draw = Draw { count, seed, temperature, chain_steps, drawn };
-    let Answer { values, .. } = asked.ask(Question::Sample(draw)).await?;
-    if asked.form == Form::Json {
-        return forms::json(&RowsView { rows: asked.rows(&values) });
-    }
-    Sheet::rows(values).answer(asked).await
+    Ok(Question::Sample(draw))
 }
 
 fn chain_steps(asked: &Asked, spec: &SampleSpec, place: Place, faults: &mut Faults) -> u32 {

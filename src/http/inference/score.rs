@@ -11,7 +11,7 @@ use super::bodies::{Missing, Posted, PostedRows, posted};
 use super::references::Reference;
 use super::{Asked, Gives, ModelInPath, Place, QUERY, answers, require_passes};
 use crate::domain::id::{DatasetId, ModelId};
-use crate::domain::refusal::{Code, Faults};
+use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query};
@@ -69,20 +69,20 @@ impl Default for ScoreQuery {
 pub struct ScoreOptions {
     /// Beside a body that is not JSON: as `measure` of the JSON body.
     #[param(inline)]
-    measure: Measure,
+    pub(in crate::http) measure: Measure,
     /// Beside a body that is not JSON: as `samples` of the JSON body.
     #[param(minimum = 0, maximum = 10000)]
-    samples: Option<u32>,
+    pub(in crate::http) samples: Option<u32>,
     /// Beside a body that is not JSON: as `seed` of the JSON body.
-    seed: u64,
+    pub(in crate::http) seed: u64,
     /// Beside a body that is not JSON: as `threshold` of the JSON body.
     #[param(exclusive_minimum = 0.0, exclusive_maximum = 1.0)]
-    threshold: f32,
+    pub(in crate::http) threshold: f32,
     /// Beside a body that is not JSON: as `contributions` of the JSON body.
-    contributions: bool,
+    pub(in crate::http) contributions: bool,
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
-    format: Option<Form>,
+    pub(in crate::http) format: Option<Form>,
 }
 
 impl Default for ScoreOptions {
@@ -277,7 +277,7 @@ fn figures(row: Scored, count: usize) -> impl Iterator<Item = f32> {
 }
 
 /// Checks what is asked. Answers how many samples are drawn.
-fn check(asked: &Asked, options: &ScoreOptions, rows: usize, place: Place) -> Result<u32, ApiError> {
+pub(in crate::http) fn check(asked: &Asked, options: &ScoreOptions, rows: usize, place: Place) -> Result<u32, Refusal> {
     let has_density = asked.model.spec.model.has_density();
     let samples = options.samples.unwrap_or(if has_density { SCORE_SAMPLES } else { 0 });
     let mut faults = Faults::new();
