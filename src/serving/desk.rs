@@ -109,7 +109,7 @@ impl Desk {
                     Width::Code => loaded.latent,
                     Width::Row => loaded.row,
                 };
-                if values.is_empty() || values.len() % width != 0 {
+                if values.is_empty() || !values.len().is_multiple_of(width) {
                     return Err(Turned::WrongWidth);
                 }
                 values.len() / width

@@ -31,11 +31,11 @@ pub struct Blocks {
 impl Blocks {
     /// For a network of rows that are so wide, with tensors of these shapes.
     pub fn of<'a>(width: usize, shapes: impl Iterator<Item = &'a [usize]>) -> Self {
-        let (mut has_single_unit, mut is_even) = (false, width % 2 == 0);
+        let (mut has_single_unit, mut is_even) = (false, width.is_multiple_of(2));
         for shape in shapes {
             has_single_unit |= shape.len() == 2 && shape.contains(&1);
             // Further sides are those of the window of a convolution.
-            is_even &= shape.iter().take(2).all(|side| side % 2 == 0);
+            is_even &= shape.iter().take(2).all(|side| side.is_multiple_of(2));
         }
         let most = if has_single_unit { STEP } else { ROWS };
         let step = if is_even && !has_single_unit { STEP / 2 } else { STEP };
