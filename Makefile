@@ -36,8 +36,10 @@ check: setup ## formatting, lints, documentation, tests
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items
 	$(TEST) --release --locked
 
-bench: build ## speed of training and of reading files beside their peers, start, memory, size (fetches them into .bench/)
+bench: build ## speed of training, answers and reading files beside their peers, start, memory, size (fetches them into .bench/)
 	@$(PYTHON) bench/train.py
+	@$(PYTHON) bench/serve.py
+	@$(PYTHON) bench/pressure.py
 	@$(PYTHON) bench/ingest.py
 
 bench-quality: build ## figures that a right implementation reaches, beside their bars

@@ -40,6 +40,8 @@ noisy, so each section says how busy it was.
 """
 TITLES = {
     "train": "## Training speed, start, memory, size: `make bench`",
+    "serve": "## Answers of models: `make bench`",
+    "pressure": "## A server under pressure: `make bench`",
     "files": "## Files as packages carry them: `make files`",
     "ingest": "## Reading files: `make bench`",
     "v2": "## Triton's own client: `make v2`",

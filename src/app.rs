@@ -26,7 +26,7 @@ pub async fn start(config: &ServerConfig) -> anyhow::Result<App> {
     let store = Store::open(&config.data)
         .await
         .with_context(|| format!("the data directory {} cannot be opened", config.data.display()))?;
-    let inference = Inference::start(store.clone(), config.serving.clone())?;
+    let inference = Inference::start(store.clone(), &config.serving)?;
     let jobs = Jobs::start(store.clone(), config.jobs.clone()).await?;
     tokio::spawn(forget_uploads(store.clone(), jobs.shutdown_token()));
     Ok(App::new(store, jobs, inference, config.http.clone()))

@@ -37,7 +37,7 @@ pub struct Settings {
     /// [default: no limit]
     #[arg(long, env = "LATENTE_TRAINER_MIB", value_name = "MIB")]
     trainer_mib: Option<u64>,
-    /// Threads of inference. [default: half the cores]
+    /// Threads of inference. [default: the cores]
     #[arg(long, env = "LATENTE_INFERENCE_THREADS", value_name = "NUMBER")]
     inference_threads: Option<usize>,
     /// MiB of models that stay loaded; the least recently used go first. [default: 1024]
@@ -141,7 +141,7 @@ impl Settings {
                 trainer: TrainerConfig { executable, threads, memory_bytes: self.trainer_mib.map(|mib| mib * MIB) },
             },
             serving: ServingConfig {
-                threads: self.inference_threads.unwrap_or(cores / 2).max(1),
+                threads: self.inference_threads.unwrap_or(cores).max(1),
                 resident_bytes: self.resident_mib.unwrap_or(1024) * MIB,
             },
             http: HttpConfig {

@@ -90,9 +90,14 @@ impl Value {
         Self { bytes, big_endian, decode, has_digits_to_lose: real.has_digits_to_lose(), is_f32: real == Real::F32 }
     }
 
+    /// Whether it lies as this program's own rows do.
+    pub fn is_plain_f32(&self) -> bool {
+        self.is_f32 && !self.big_endian
+    }
+
     /// Every value of `bytes` as a 32-bit float; infinite where that does not hold it.
     pub fn narrow(&self, bytes: &[u8]) -> Vec<f32> {
-        if self.is_f32 && !self.big_endian {
+        if self.is_plain_f32() {
             return floats(bytes);
         }
         let mut narrowed = vec![0.0; bytes.len() / self.bytes];

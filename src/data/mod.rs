@@ -19,6 +19,7 @@ mod idx;
 mod images;
 mod jsonl;
 mod levels;
+pub mod lines;
 pub mod npy;
 mod npz;
 mod parquet;

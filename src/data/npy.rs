@@ -62,6 +62,26 @@ pub fn matrix(bytes: &[u8], most_values: usize) -> Result<(usize, usize, Vec<f32
     Ok((rows, width, (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()))
 }
 
+/// How many bytes the header of a file takes that begins so; 0 where it is no such file, `None` where more of it must be seen.
+pub fn header_bytes(start: &[u8]) -> Option<usize> {
+    let start: &[u8; 12] = start.first_chunk()?;
+    let length = match start[6] {
+        1 => 10 + usize::from(u16::from_le_bytes([start[8], start[9]])),
+        _ => 12 + u32::from_le_bytes([start[8], start[9], start[10], start[11]]) as usize,
+    };
+    Some(if start.starts_with(MAGIC) && length <= NPY_HEADER_BYTES { length } else { 0 })
+}
+
+/// Rows and width of a matrix of little-endian 32-bit floats, row after row, by its header and the bytes of the whole file. `None`
+/// where it is another, or at fault.
+pub fn plain(header: &[u8], bytes: usize, most_values: usize) -> Option<(usize, usize)> {
+    let header = Header::read(&mut &header[..]).ok()?;
+    header.check_length(bytes as u64).ok()?;
+    check_count(header.extent, most_values).ok()?;
+    let is_plain = header.value.is_plain_f32() && !header.is_fortran;
+    is_plain.then_some((header.extent.rows as usize, header.extent.width))
+}
+
 /// The file of a matrix of 32-bit floats.
 pub fn written(values: &[f32], width: usize) -> Vec<u8> {
     let rows = values.len() / width.max(1);
@@ -285,6 +305,14 @@ mod tests {
         check(&array(">i2", "False", "(1, 2)", &[1, 0, 0, 7]));
         check(&array("<f2", "True", "(2, 1)", &[0, 0x3c, 0, 0x40]));
         check(&written(&[0.5, -1.0, 3.0, 1e-30], 2));
+        let file = written(&[0.5; 6], 3);
+        assert_eq!((header_bytes(&file), header_bytes(&file[..9]), header_bytes(&[7; 12])), (Some(128), None, Some(0)));
+        assert_eq!(plain(&file[..128], file.len(), 6), Some((2, 3)));
+        assert_eq!(
+            plain(&file[..100], file.len(), 6).or(plain(&file, file.len() + 1, 6)).or(plain(&file, file.len(), 5)),
+            None
+        );
+        assert_eq!(plain(&array(">f4", "False", "(1, 1)", &[0; 4]), 4, 6), None);
         assert_eq!(written(&[0.0; 6], 3).len() % 64, 24);
         for bytes in [array("<f4", "False", "(0, 2)", &[]), array("<f4", "False", "(7, 1)", &[0; 28])] {
             assert!(matrix(&bytes, 6).is_err());

@@ -94,13 +94,17 @@ pub const JSON_BODY_BYTES: usize = 1 << 20;
 pub const INFERENCE_BODY_BYTES: usize = 64 << 20;
 /// Tables of questions (CSV, JSON Lines, Arrow, Parquet) that are read at once.
 pub const TABLE_BODIES: usize = 2;
+/// KiB of all bodies of inference that are held at once; what exceeds that is refused until there is room again.
+pub const INFERENCE_BODIES_KIB: u32 = 256 << 10;
+/// Bytes that a body of inference is counted for which does not announce its length.
+pub const UNANNOUNCED_BODY_BYTES: usize = 16 << 20;
 /// Rows in one question of inference.
 pub const INFERENCE_ROWS: usize = 65_536;
 /// Values in one answer of inference (rows times columns).
 pub const INFERENCE_VALUES: usize = 64 << 20;
 /// How often rows go through a model in one question (rows times steps of a chain, or rounds of imputation).
 pub const INFERENCE_PASSES: u64 = 2_000_000;
-/// Rows the inference thread puts through a model at once.
+/// Rows of one question that go through a model at once where they share draws.
 pub const INFERENCE_BATCH_ROWS: usize = 4_096;
 /// Numbers that one layer holds of the rows which a job of inference puts through a model at once.
 pub const INFERENCE_BLOCK_VALUES: usize = 16 << 20;
@@ -110,10 +114,16 @@ pub const PROTOCOL_TENSORS: usize = COLUMNS + 64;
 pub const PROTOCOL_AXES: usize = 8;
 /// Bytes of the parameters of such a request.
 pub const PROTOCOL_PARAMETER_BYTES: usize = 64 << 10;
-/// Questions that wait for the inference thread before it refuses.
+/// Questions that wait for the inference threads before more are refused.
 pub const INFERENCE_QUEUE: usize = 256;
 /// Sizes of batches that are told apart in the statistics of one model.
 pub const BATCH_SIZES: usize = 256;
+/// Seconds that a question waits for a thread to be free, unless the caller says otherwise.
+pub const INFERENCE_WAIT_SECONDS: u64 = 30;
+/// Models that are loaded at once; others wait for these.
+pub const LOADS: usize = 2;
+/// Bytes that a loaded model is counted for beside its numbers.
+pub const MODEL_OVERHEAD_BYTES: u64 = 16 << 10;
 /// Images in one PNG grid.
 pub const GRID_IMAGES: usize = 4_096;
 

@@ -244,16 +244,22 @@ pub async fn read_body(body: Body, most: usize) -> Result<Bytes, ApiError> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(inner) = cause {
             if inner.is::<LengthLimitError>() {
-                return Refusal::new(
-                    Code::TooLarge,
-                    format!("the body is larger than the {most} bytes that are allowed here"),
-                )
-                .into();
+                return too_large(most);
             }
             cause = inner.source();
         }
-        Refusal::new(Code::InvalidRequest, "the body ended before it was complete").into()
+        cut_short()
     })
+}
+
+/// The refusal of a body of more bytes.
+pub fn too_large(most: usize) -> ApiError {
+    Refusal::new(Code::TooLarge, format!("the body is larger than the {most} bytes that are allowed here")).into()
+}
+
+/// The refusal of a body whose sender stopped.
+pub fn cut_short() -> ApiError {
+    Refusal::new(Code::InvalidRequest, "the body ended before it was complete").into()
 }
 
 /// The refusal of a body that does not arrive.

@@ -16,6 +16,7 @@ pub mod imports;
 pub mod inference;
 pub mod intake;
 pub mod jobs;
+pub mod json_rows;
 pub mod life;
 pub mod lists;
 pub mod media;
@@ -49,11 +50,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::domain::limits::{EVENT_STREAMS, EXPORTS, TABLE_BODIES};
+use crate::domain::limits::{EVENT_STREAMS, EXPORTS, INFERENCE_BODIES_KIB, TABLE_BODIES};
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
-use inference::{conditional, decode, encode, impute, interpolate, predict, reconstruct, sample, score};
+use inference::{conditional, decode, encode, impute, interpolate, predict, reconstruct, room, sample, score};
 use openapi::ApiDocument;
 
 /// What the operator set.
@@ -65,14 +66,32 @@ pub struct HttpConfig {
     pub dataset_bytes: u64,
 }
 
-/// What every handler can reach. Cheap to clone.
+/// What every handler can reach. Cheap to clone: every layer of the router does, for each request.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl App {
+    /// Puts the floors below together.
+    pub fn new(store: Store, jobs: Jobs, inference: Inference, config: HttpConfig) -> Self {
+        Self(Arc::new(Parts::new(store, jobs, inference, config)))
+    }
+}
+
+/// What an [`App`] holds.
+pub struct Parts {
     /// The database and the files.
     pub store: Store,
     /// The queue.
     pub jobs: Jobs,
-    /// The inference thread.
+    /// The inference threads.
     pub inference: Inference,
     /// What the operator set.
     pub config: Arc<HttpConfig>,
@@ -84,11 +103,12 @@ pub struct App {
     reading: Arc<Semaphore>,
     /// Event streams that are open at once.
     streams: Arc<Semaphore>,
+    /// KiB of questions to models that are held at once.
+    questions: Arc<Semaphore>,
 }
 
-impl App {
-    /// Puts the floors below together.
-    pub fn new(store: Store, jobs: Jobs, inference: Inference, config: HttpConfig) -> Self {
+impl Parts {
+    fn new(store: Store, jobs: Jobs, inference: Inference, config: HttpConfig) -> Self {
         Self {
             store,
             jobs,
@@ -98,6 +118,7 @@ impl App {
             exporting: Arc::new(Semaphore::new(EXPORTS)),
             reading: Arc::new(Semaphore::new(TABLE_BODIES)),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS)),
+            questions: Arc::new(Semaphore::new(INFERENCE_BODIES_KIB as usize)),
         }
     }
 }
@@ -227,6 +248,7 @@ pub fn router(app: App) -> Router {
         .fallback(error::no_such_address)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(axum::middleware::from_fn_with_state(app.clone(), conditional::conditional))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), room::room))
         .layer(
             ServiceBuilder::new()
                 .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))

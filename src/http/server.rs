@@ -1,6 +1,7 @@
 //! Accepts connections, with time limits and a deadline for the end.
 //!
-//! `axum::serve` reads headers without a time limit and drains without a deadline, so connections are served by hyper-util here.
+//! `axum::serve` reads headers and writes answers without a time limit and drains without a deadline, so connections are served by
+//! hyper-util here.
 
 use std::time::Duration;
 
@@ -11,12 +12,15 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 /// Connections that are open at once; more wait in the system's queue.
 const CONNECTIONS: usize = 4_096;
 /// A client has so long to send its headers.
 const HEADERS: Duration = Duration::from_secs(10);
+/// A client that takes nothing of its answer for so long is given up, and what was kept for it is free.
+const UNREAD: Duration = Duration::from_secs(60);
 /// Requests have so long to finish once the server is shutting down.
 const DRAIN: Duration = Duration::from_secs(6);
 
@@ -40,11 +44,13 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             }
         };
         let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(UNREAD));
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
-        let connection =
-            builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = builder
+            .serve_connection_with_upgrades(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router.clone()));
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             let _slot = slot;

@@ -97,7 +97,7 @@ pub enum Labels {
 
 /// A network that encodes and decodes. It keeps no counters; its parameters live in [`parameters::Parameters`]. Rows are
 /// prepared: `[rows, width]`.
-pub trait Network {
+pub trait Network: Send {
     /// Codes of rows `x` `[rows, width]`, without noise.
     fn encode(&self, x: &Tensor) -> Code;
 

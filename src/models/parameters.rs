@@ -4,6 +4,8 @@
 //! over one tensor, and a checkpoint is one contiguous block. Statistics that are not trained (those of batch norm) are
 //! kept beside it as buffers.
 
+use std::collections::HashMap;
+
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
@@ -28,6 +30,9 @@ pub enum MismatchError {
     /// A tensor is not there.
     #[error("the tensor `{0}` is missing")]
     Missing(String),
+    /// There are others, too.
+    #[error("there are tensors that the network does not have")]
+    Foreign,
     /// A tensor belongs to another network.
     #[error("the tensor `{name}` has the shape {found:?}; this network has {expected:?}")]
     Shape {
@@ -50,6 +55,14 @@ pub struct Builder {
     filling: Filling,
     trained: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
+    held: Option<Held>,
+}
+
+/// Tensors that are there before the network is.
+struct Held {
+    tensors: HashMap<String, Tensor>,
+    taken: usize,
+    mismatch: Option<MismatchError>,
 }
 
 /// What stands for a missing value (NaN) where a network looks at a prepared row: the mean of its column over the training rows.
@@ -97,6 +110,26 @@ impl Builder {
             filling: Filling::default(),
             trained: Vec::new(),
             buffers: Vec::new(),
+            held: None,
+        }
+    }
+
+    /// A builder of a network over these tensors, by name, which it shares: nothing is drawn or copied. Ends with
+    /// [`Self::finish_held`].
+    pub fn holding(tensors: HashMap<String, Tensor>, device: Device) -> Self {
+        Self { held: Some(Held { tensors, taken: 0, mismatch: None }), ..Self::new(0, device) }
+    }
+
+    /// Says whether the tensors were those of the network.
+    ///
+    /// # Errors
+    /// One is missing, has another shape or is too many. The network must not be used then.
+    pub fn finish_held(self) -> Result<(), MismatchError> {
+        let held = self.held.expect("this ends what began with `holding`; this is a bug");
+        match held.mismatch {
+            Some(mismatch) => Err(mismatch),
+            None if held.taken != held.tensors.len() => Err(MismatchError::Foreign),
+            None => Ok(()),
         }
     }
 
@@ -125,7 +158,7 @@ impl Builder {
     /// Rows may have gaps from here on, which are filled with `means` `[width]`. They are saved with the parameters.
     pub fn expect_gaps(&mut self, means: &[f32]) {
         let tensor = self.buffer("gaps.means", &[means.len() as i64], 0.0);
-        if !self.counts {
+        if !self.counts && self.held.is_none() {
             tensor.shallow_clone().copy_(&Tensor::from_slice(means));
         }
         self.filling = Filling(Some(tensor));
@@ -165,7 +198,7 @@ impl Builder {
     /// first count as one.
     pub fn orthogonal(&mut self, name: &str, shape: &[i64], gain: f64) -> Tensor {
         let (rows, columns) = (shape[0], shape[1..].iter().product::<i64>());
-        if self.counts {
+        if self.counts || self.held.is_some() {
             return self.constant(name, shape, 0.0);
         }
         let count = (rows * columns) as usize;
@@ -180,13 +213,14 @@ impl Builder {
 
     /// A trained tensor of given values.
     pub fn given(&mut self, name: &str, shape: &[i64], values: &[f32]) -> Tensor {
-        if self.counts { self.constant(name, shape, 0.0) } else { self.keep(name, shape, values) }
+        let needs_none = self.counts || self.held.is_some();
+        if needs_none { self.constant(name, shape, 0.0) } else { self.keep(name, shape, values) }
     }
 
     /// A tensor of standard normal numbers that is saved and not trained.
     pub fn normal_buffer(&mut self, name: &str, shape: &[i64], deviation: f64) -> Tensor {
         let tensor = self.buffer(name, shape, 0.0);
-        if !self.counts {
+        if !self.counts && self.held.is_none() {
             let values: Vec<f32> = (0..tensor.numel())
                 .map(|_| (deviation * self.random.sample::<f64, _>(StandardNormal)) as f32)
                 .collect();
@@ -197,6 +231,9 @@ impl Builder {
 
     /// A tensor that is saved and not trained.
     pub fn buffer(&mut self, name: &str, shape: &[i64], value: f64) -> Tensor {
+        if let Some(tensor) = self.hold(name, shape) {
+            return tensor;
+        }
         let tensor = if self.counts {
             Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, false)
         } else {
@@ -206,7 +243,25 @@ impl Builder {
         tensor
     }
 
+    /// The tensor of that name, where they are all there already.
+    fn hold(&mut self, name: &str, shape: &[i64]) -> Option<Tensor> {
+        let held = self.held.as_mut()?;
+        let name = format!("{}{name}", self.prefix);
+        held.taken += 1;
+        let sides = |shape: &[i64]| shape.iter().map(|side| *side as usize).collect();
+        let mismatch = match held.tensors.get(&name) {
+            Some(tensor) if tensor.size() == shape => return Some(tensor.shallow_clone()),
+            Some(tensor) => MismatchError::Shape { found: sides(&tensor.size()), expected: sides(shape), name },
+            None => MismatchError::Missing(name),
+        };
+        held.mismatch.get_or_insert(mismatch);
+        Some(Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, false))
+    }
+
     fn draw(&mut self, name: &str, shape: &[i64], one: impl Fn(&mut ChaCha8Rng) -> f32) -> Tensor {
+        if let Some(tensor) = self.hold(name, shape) {
+            return tensor;
+        }
         if self.counts {
             let tensor = Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand(shape, false);
             self.trained.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
@@ -478,6 +533,29 @@ mod tests {
         parameters.load(find).unwrap();
         assert_eq!(values(&weight), named[0].values);
         assert_eq!(parameters.snapshot(), before);
+    }
+
+    #[test]
+    fn a_network_is_built_over_tensors_that_are_there() {
+        let of = |names: &[&str]| -> HashMap<String, Tensor> {
+            names.iter().map(|name| ((*name).to_owned(), Tensor::from_slice(&[1.0_f32, 2.0]))).collect()
+        };
+        let build = |tensors: &HashMap<String, Tensor>, shape: &[i64]| {
+            let tensors = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+            let mut builder = Builder::holding(tensors, Device::Cpu);
+            let built =
+                builder.within("layer", |b| (b.orthogonal("weight", shape, 1.0), b.normal_buffer("b", &[2], 1.0)));
+            (built, builder.finish_held())
+        };
+        let tensors = of(&["layer.weight", "layer.b"]);
+        let ((weight, buffer), outcome) = build(&tensors, &[2]);
+        assert!(outcome.is_ok() && values(&buffer) == [1.0, 2.0]);
+        assert_eq!(weight.data_ptr(), tensors["layer.weight"].data_ptr(), "it is the same memory");
+        assert!(matches!(build(&tensors, &[3]).1, Err(MismatchError::Shape { .. })));
+        assert!(
+            matches!(build(&of(&["layer.b"]), &[2]).1, Err(MismatchError::Missing(name)) if name == "layer.weight")
+        );
+        assert!(matches!(build(&of(&["layer.weight", "layer.b", "c"]), &[2]).1, Err(MismatchError::Foreign)));
     }
 
     #[test]

@@ -1,25 +1,32 @@
-//! Inference: a thread that owns the models, and the handle by which requests reach it.
+//! Inference: threads that put rows through models, and the handle by which requests reach them.
 //!
-//! A tensor never crosses a thread: rows of `f32` go in, rows of `f32` come back. Whatever waits when the thread is free
-//! leaves in one batch, so nobody waits for a batch to fill.
+//! Rows of `f32` go in, rows of `f32` come back. Whatever waits when a thread is free leaves in one batch, so nobody waits for
+//! a batch to fill. What a row is answered depends on that row alone, whoever shares its batch.
 //!
-//! Start reading with [`Inference::ask`], then `engine`.
+//! Start reading with [`Inference::ask`], then `desk` (what waits and who takes it) and `engine` (what becomes of it).
 
 mod batcher;
+mod desk;
 mod engine;
+mod flights;
+mod pending;
 mod residency;
 mod statistics;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
-pub use statistics::{Activity, Batch, Statistics, Total};
-use tokio::sync::{mpsc, oneshot};
 
+pub use statistics::{Activity, Batch, Statistics, Total};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::desk::{Desk, Turned};
+use self::flights::Flights;
 use crate::domain::id::ModelId;
-use crate::domain::limits::INFERENCE_QUEUE;
+use crate::domain::limits::{INFERENCE_QUEUE, INFERENCE_WAIT_SECONDS, LOADS};
 use crate::domain::refusal::{Code, Refusal};
 use crate::store::models::Model;
 use crate::store::{Store, StoreError};
@@ -30,7 +37,7 @@ pub use crate::training::scoring::{Measure, SCORE_SAMPLES};
 /// What the operator set.
 #[derive(Clone, Debug)]
 pub struct ServingConfig {
-    /// Threads of one operation.
+    /// How many threads answer. Each does one operation at a time by itself.
     pub threads: usize,
     /// Bytes of models that stay loaded; the least recently used go first.
     pub resident_bytes: u64,
@@ -109,13 +116,6 @@ pub enum ServingError {
     Failed(String),
 }
 
-enum Request {
-    Ask { model: ModelId, question: Question, asked: Instant, reply: oneshot::Sender<Reply> },
-    Load { model: ModelId, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
-    TryOut { bytes: Vec<u8>, reply: oneshot::Sender<Result<(), ServingError>> },
-    Forget(ModelId),
-}
-
 enum Reply {
     Answer(Answer),
     NotLoaded,
@@ -126,38 +126,63 @@ enum Reply {
 /// The handle of this floor. Cheap to clone.
 #[derive(Clone)]
 pub struct Inference {
-    requests: mpsc::Sender<Request>,
-    store: Store,
-    /// Bytes of models that fit.
-    resident_bytes: u64,
-    /// One model is loaded at a time: many callers of one cold model would otherwise each read its bytes.
-    loading: Arc<tokio::sync::Mutex<()>>,
-    /// Models that were unloaded until they are loaded again.
-    withdrawn: Arc<Mutex<HashSet<ModelId>>>,
+    inner: Arc<Inner>,
     /// What was asked of each model.
     pub statistics: Statistics,
 }
 
+struct Inner {
+    desk: Arc<Desk>,
+    store: Store,
+    /// Bytes of models that fit.
+    resident_bytes: u64,
+    /// Many callers of one cold model wait for one of them to load it.
+    flights: Flights,
+    /// Models that are loaded at once take memory beside those that are loaded.
+    loads: Semaphore,
+    /// Models that were unloaded until they are loaded again.
+    withdrawn: Mutex<HashSet<ModelId>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.desk.end();
+    }
+}
+
+/// How often a model is loaded for one question: others may need its room before it has answered.
+const ATTEMPTS: usize = 3;
+
 impl Inference {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// The operating system gives no thread.
-    pub fn start(store: Store, config: ServingConfig) -> std::io::Result<Self> {
-        let (requests, receiver) = mpsc::channel(INFERENCE_QUEUE);
-        let resident_bytes = config.resident_bytes;
+    /// The operating system gives none.
+    pub fn start(store: Store, config: &ServingConfig) -> std::io::Result<Self> {
+        let threads = config.threads.max(1);
         let statistics = Statistics::default();
-        std::thread::Builder::new().name("inference-0".to_owned()).spawn({
-            let statistics = statistics.clone();
-            move || engine::run(receiver, &config, &statistics)
-        })?;
-        Ok(Self { requests, store, resident_bytes, loading: Arc::default(), withdrawn: Arc::default(), statistics })
+        let desk = Arc::new(Desk::new(config.resident_bytes, threads, statistics.clone()));
+        let inner = Inner {
+            desk: desk.clone(),
+            store,
+            resident_bytes: config.resident_bytes,
+            flights: Flights::default(),
+            loads: Semaphore::new(LOADS),
+            withdrawn: Mutex::default(),
+        };
+        let inference = Self { inner: Arc::new(inner), statistics };
+        for number in 0..threads {
+            let (desk, statistics) = (desk.clone(), inference.statistics.clone());
+            let thread = std::thread::Builder::new().name(format!("inference-{number}"));
+            thread.spawn(move || engine::run(&desk, &statistics))?;
+        }
+        Ok(inference)
     }
 
     /// Asks a model; loads it first where it is not loaded.
     ///
     /// # Errors
-    /// Too many wait already, or the model cannot be read or fails.
+    /// Too many wait already, or for too long, or the model cannot be read or fails.
     pub async fn ask(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
         let began = Instant::now();
         let answer = self.answer(model, question).await;
@@ -165,10 +190,24 @@ impl Inference {
         answer
     }
 
+    /// The same for a caller who wants the answer by a certain time or not at all.
+    ///
+    /// # Errors
+    /// As of [`Self::ask`]; and the time has come.
+    pub async fn ask_by(&self, model: &Model, question: Question, deadline: Instant) -> Result<Answer, ServingError> {
+        let began = Instant::now();
+        // What is left is seen to be abandoned, and is passed over.
+        timeout_at(deadline, self.ask(model, question)).await.unwrap_or_else(|_| {
+            self.statistics.ended(model.id, false, began.elapsed());
+            let detail = "there was no answer within the time that the request gave it (`Prefer: wait`)";
+            Err(Refusal::new(Code::Overloaded, detail).into())
+        })
+    }
+
     /// Asks a model several questions that are one request. Answers come in their order.
     ///
     /// # Errors
-    /// As with [`Inference::ask`], of the first question that fails.
+    /// As of [`Self::ask`], of the first question that fails.
     pub async fn ask_all(&self, model: &Model, questions: Vec<Question>) -> Result<Vec<Answer>, ServingError> {
         let began = Instant::now();
         let answers = try_join_all(questions.into_iter().map(|question| self.answer(model, question))).await;
@@ -176,48 +215,44 @@ impl Inference {
         answers
     }
 
-    /// Why a model cannot be kept in memory.
-    pub fn too_large(&self, bytes: u64) -> Option<Refusal> {
-        // Its numbers are about as many bytes as its file.
-        (bytes > self.resident_bytes).then(|| {
-            let detail = format!(
-                "the model has {bytes} bytes, and this server keeps {} bytes of models in memory; start it with a larger --resident-mib",
-                self.resident_bytes
-            );
-            Refusal::new(Code::ModelTooLarge, detail)
-        })
-    }
-
-    async fn answer(&self, model: &Model, question: Question) -> Result<Answer, ServingError> {
+    async fn answer(&self, model: &Model, mut question: Question) -> Result<Answer, ServingError> {
         if let Some(refusal) = self.too_large(model.bytes) {
             return Err(refusal.into());
         }
-        match self.send(model.id, question.clone()).await? {
-            Reply::NotLoaded => {}
-            reply => return finish(reply),
+        for _ in 0..ATTEMPTS {
+            question = match self.inner.desk.ask(model.id, question) {
+                Ok((pending, answer)) => return wait(&pending, answer).await,
+                Err(Turned::NotLoaded(question)) => question,
+                Err(Turned::Full) => {
+                    let detail = format!("{INFERENCE_QUEUE} questions wait already; try again in a moment");
+                    return Err(Refusal::new(Code::Overloaded, detail).into());
+                }
+                Err(Turned::WrongWidth) => {
+                    return Err(ServingError::Failed(
+                        "rows of the wrong width reached the inference threads".to_owned(),
+                    ));
+                }
+            };
+            let flight = self.inner.flights.of(model.id);
+            let _one = flight.lock().await;
+            // Whoever was first may have loaded it.
+            if !self.inner.desk.holds(model.id) {
+                self.read_in(model).await?;
+            }
         }
-        let _one = self.loading.lock().await;
-        // Whoever held the lock before may have loaded it.
-        match self.send(model.id, question.clone()).await? {
-            Reply::NotLoaded => {}
-            reply => return finish(reply),
-        }
-        self.read_in(model).await?;
-        finish(self.send(model.id, question).await?)
+        Err(dropped())
     }
 
-    /// Whether the bytes of a model file from elsewhere are a model that answers. One that this server could not serve, because it
-    /// is larger than what it keeps of models in memory, is not tried.
-    ///
-    /// # Errors
-    /// It does not answer, or too many wait already.
-    pub async fn try_out(&self, bytes: Vec<u8>) -> Result<(), ServingError> {
-        if bytes.len() as u64 > self.resident_bytes {
-            return Ok(());
-        }
-        let (reply, answer) = oneshot::channel();
-        self.enqueue(Request::TryOut { bytes, reply })?;
-        answer.await.map_err(|_| stopped())?
+    /// Why a model of a file of so many bytes cannot be kept in memory.
+    pub fn too_large(&self, bytes: u64) -> Option<Refusal> {
+        // Its numbers are about as many bytes as its file.
+        let most = self.inner.resident_bytes;
+        (bytes > most).then(|| {
+            let detail = format!(
+                "the model has {bytes} bytes, and this server keeps {most} bytes of models in memory; start it with a larger --resident-mib"
+            );
+            Refusal::new(Code::ModelTooLarge, detail)
+        })
     }
 
     /// Reads a model into memory, again where it is there already, and gives it back to those who see it as unloaded.
@@ -228,7 +263,8 @@ impl Inference {
         if let Some(refusal) = self.too_large(model.bytes) {
             return Err(refusal.into());
         }
-        let _one = self.loading.lock().await;
+        let flight = self.inner.flights.of(model.id);
+        let _one = flight.lock().await;
         self.read_in(model).await?;
         self.withdrawn().remove(&model.id);
         Ok(())
@@ -238,7 +274,7 @@ impl Inference {
     /// all the same is answered: it is for them to look ([`Inference::is_unloaded`]).
     pub async fn unload(&self, model: ModelId) {
         self.withdrawn().insert(model);
-        let _ = self.requests.send(Request::Forget(model)).await;
+        self.inner.desk.forget(model);
     }
 
     /// Whether a model was unloaded and not loaded again.
@@ -248,54 +284,71 @@ impl Inference {
 
     /// Drops a deleted model from memory, and what is known of it.
     pub async fn forget(&self, model: ModelId) {
-        let _ = self.requests.send(Request::Forget(model)).await;
+        self.inner.desk.forget(model);
         self.withdrawn().remove(&model);
         self.statistics.forget(model);
     }
 
-    /// The caller holds the lock of loading.
-    async fn read_in(&self, model: &Model) -> Result<(), ServingError> {
-        let bytes = self.store.artifact(model.artifact_id).await?;
-        let (reply, loaded) = oneshot::channel();
-        self.enqueue(Request::Load { model: model.id, bytes, reply })?;
-        loaded.await.map_err(|_| stopped())?
-    }
-
-    fn withdrawn(&self) -> std::sync::MutexGuard<'_, HashSet<ModelId>> {
-        self.withdrawn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn send(&self, model: ModelId, question: Question) -> Result<Reply, ServingError> {
-        let (reply, answer) = oneshot::channel();
-        self.enqueue(Request::Ask { model, question, asked: Instant::now(), reply })?;
-        answer.await.map_err(|_| stopped())
-    }
-
-    fn enqueue(&self, request: Request) -> Result<(), ServingError> {
-        self.requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Refusal::new(
-                Code::Overloaded,
-                format!("{INFERENCE_QUEUE} questions wait already; try again in a moment"),
-            )
-            .into(),
-            mpsc::error::TrySendError::Closed(_) => stopped(),
+    /// Whether the bytes of a model file from elsewhere are a model that answers. One that this server could not serve, because it
+    /// is larger than what it keeps of models in memory, is not tried.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn try_out(&self, bytes: Vec<u8>) -> Result<(), ServingError> {
+        if self.too_large(bytes.len() as u64).is_some() {
+            return Ok(());
+        }
+        let _place = self.inner.loads.acquire().await;
+        aside(move || engine::try_out(&bytes)).await?.map_err(|fault| {
+            let detail = format!("describes a model that does not answer: {fault}");
+            Refusal::at(Code::InvalidModel, "/header", "conflict", detail).into()
         })
+    }
+
+    /// Reads a model on a thread of its own, so that those that are loaded go on answering. Only one caller does at a time.
+    async fn read_in(&self, model: &Model) -> Result<(), ServingError> {
+        let _place = self.inner.loads.acquire().await;
+        let bytes = self.inner.store.artifact(model.artifact_id).await?;
+        let (desk, id) = (self.inner.desk.clone(), model.id);
+        aside(move || engine::load(&desk, id, &bytes)).await?.map_err(ServingError::Failed)
+    }
+
+    fn withdrawn(&self) -> MutexGuard<'_, HashSet<ModelId>> {
+        self.inner.withdrawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn finish(reply: Reply) -> Result<Answer, ServingError> {
-    match reply {
+/// Does something with a model file on a thread named for it.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServingError> {
+    let (reply, outcome) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(move || drop(reply.send(work())));
+    thread.map_err(|error| ServingError::Failed(format!("there is no thread to read the model: {error}")))?;
+    outcome.await.map_err(|_| stopped())
+}
+
+/// Waits for an answer; not for ever for a thread that is free.
+async fn wait(pending: &pending::Pending, mut answer: oneshot::Receiver<Reply>) -> Result<Answer, ServingError> {
+    let reply = match timeout(Duration::from_secs(INFERENCE_WAIT_SECONDS), &mut answer).await {
+        Ok(reply) => reply,
+        Err(_) if pending.has_begun() => answer.await,
+        Err(_) => {
+            let detail = format!("no thread was free for {INFERENCE_WAIT_SECONDS} seconds; try again later");
+            return Err(Refusal::new(Code::Overloaded, detail).into());
+        }
+    };
+    match reply.map_err(|_| stopped())? {
         Reply::Answer(answer) => Ok(answer),
         Reply::Refused(refusal) => Err(refusal.into()),
         Reply::Failed(fault) => Err(ServingError::Failed(fault)),
-        Reply::NotLoaded => Err(Refusal::new(
-            Code::Overloaded,
-            "the model was dropped from memory again before it could answer; try again",
-        )
-        .into()),
+        Reply::NotLoaded => Err(dropped()),
     }
 }
 
+fn dropped() -> ServingError {
+    let detail = "the model was dropped from memory again before it could answer; try again";
+    Refusal::new(Code::Overloaded, detail).into()
+}
+
 fn stopped() -> ServingError {
-    ServingError::Failed("the inference thread has ended".to_owned())
+    ServingError::Failed("the inference threads have ended".to_owned())
 }

@@ -128,12 +128,17 @@ impl Store {
                 .bind(id.to_string())
                 .fetch_all(&self.readers)
                 .await?;
-        let data = chunks.concat();
-        if data.len() as i64 != bytes || checksum(&data) != sha256 {
+        // A checksum of many bytes takes a while, in which this thread has others to serve.
+        let checked = tokio::task::spawn_blocking(move || {
+            let data = chunks.concat();
+            let is_sound = data.len() as i64 == bytes && checksum(&data) == sha256;
+            is_sound.then_some(data)
+        });
+        let Some(data) = checked.await.map_err(std::io::Error::other)? else {
             return Err(StoreError::Damaged(format!(
                 "the artifact {id} does not have the checksum it was written with"
             )));
-        }
+        };
         Ok(data)
     }
 }

@@ -9,7 +9,7 @@ use sqlx::{FromRow, Row};
 
 use super::registry::{self, Registered};
 use super::{Page, Paged, Store, StoreError, artifacts, from_json, gone, now_ms, parse, to_json};
-use crate::data::dataset::Schema;
+use crate::data::dataset::{Column, Schema};
 use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
 use crate::domain::limits::RECENT_MODELS;
 use crate::domain::reference::ModelName;
@@ -32,6 +32,8 @@ pub struct Model {
     pub spec: TrainSpec,
     /// The columns of that dataset.
     pub schema: Schema,
+    /// What every question asks of them.
+    pub facts: Facts,
     /// Figures by name.
     pub metrics: BTreeMap<String, f64>,
     /// Its file.
@@ -68,6 +70,28 @@ pub struct ModelSize {
     pub bytes: u64,
 }
 
+/// What is to be known of the columns of a model at every question. There may be tens of thousands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// How many are features.
+    pub width: usize,
+    /// Whether some of these had missing values.
+    pub has_gaps: bool,
+    /// Whether all of these are amounts: none has classes.
+    pub is_plain: bool,
+}
+
+impl Facts {
+    fn of(schema: &Schema) -> Self {
+        let is_plain = |column: &Column| column.levels.is_empty() && !column.kind.is_class();
+        Self {
+            width: schema.row_shape().width,
+            has_gaps: schema.has_gaps(),
+            is_plain: schema.feature_columns().all(is_plain),
+        }
+    }
+}
+
 const COLUMNS: &str =
     "SELECT m.id, m.name, m.registered, m.version, m.job_id, m.dataset_id, m.spec, m.schema, m.metrics, m.artifact_id, m.created_at, a.bytes
     FROM models m JOIN artifacts a ON a.id = m.artifact_id WHERE m.deleted_at IS NULL";
@@ -84,6 +108,7 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for ModelRow {
         let (spec, schema, metrics) = (text("spec")?, text("schema")?, text("metrics")?);
         let (bytes, created_at): (i64, i64) = (row.try_get("bytes")?, row.try_get("created_at")?);
         let read = || {
+            let schema = from_json(&schema)?;
             Ok(Model {
                 id: parse(&id)?,
                 name,
@@ -91,7 +116,8 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for ModelRow {
                 job_id: job.as_deref().map(parse).transpose()?,
                 dataset_id: dataset.as_deref().map(parse).transpose()?,
                 spec: from_json(&spec)?,
-                schema: from_json(&schema)?,
+                facts: Facts::of(&schema),
+                schema,
                 metrics: from_json(&metrics)?,
                 artifact_id: parse(&artifact)?,
                 bytes: bytes as u64,

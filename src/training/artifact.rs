@@ -1,13 +1,18 @@
 //! A trained model as one file: weights, and everything that is needed to use them on rows in the user's own units.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::blocks::Blocks;
 use super::bundle::{Bundle, BundleError};
 use super::likelihoods::{modelled, sketched};
 use super::scoring::{Calibration, Scores, squared_errors};
 use super::spec::TrainSpec;
 use crate::data::dataset::{Column, Schema};
+use crate::data::lines::Lines;
 use crate::data::preparation::Preparation;
 use crate::domain::limits::INFERENCE_BATCH_ROWS;
 use crate::domain::shape::RowShape;
@@ -15,7 +20,7 @@ use crate::domain::treatment::Treatment;
 use crate::models::likelihood::Modelled;
 use crate::models::network::{Plan, Target};
 use crate::models::noise::{Noise, Purpose};
-use crate::models::parameters::{Builder, Parameters, values};
+use crate::models::parameters::{Builder, MismatchError, Named, Parameters, values};
 use crate::models::sampler::Sampler;
 use crate::models::{Network, Sampling};
 
@@ -92,6 +97,12 @@ impl ModelHeader {
     /// The network that this header describes, with its first weights, which are better where the `means` of prepared training
     /// rows are known, `[width]`. Gaps are filled with those.
     pub fn build(&self, device: Device, means: Option<&[f32]>) -> BuiltNetwork {
+        let mut builder = Builder::new(self.spec.training.seed, device);
+        let network = self.assemble(means, &mut builder);
+        BuiltNetwork { network, parameters: builder.finish() }
+    }
+
+    fn assemble(&self, means: Option<&[f32]>, builder: &mut Builder) -> Box<dyn Network> {
         let spec = &self.spec;
         let mut columns = modelled(&spec.likelihood, self.columns.iter(), &self.preparation.columns);
         let mut rest = means.unwrap_or_default().iter().copied();
@@ -99,13 +110,11 @@ impl ModelHeader {
             column.means = rest.by_ref().take(column.treatment.slots()).collect();
         }
         let labels = modelled(&spec.target, self.labels.iter(), &self.target.columns);
-        let mut builder = Builder::new(spec.training.seed, device);
         if self.gaps {
             let zeros = || vec![0.0; self.preparation.prepared_width()];
             builder.expect_gaps(&means.map_or_else(zeros, <[f32]>::to_vec));
         }
-        let network = assemble(spec, self.shape, &columns, &labels, &mut builder);
-        BuiltNetwork { network, parameters: builder.finish() }
+        assemble(spec, self.shape, &columns, &labels, builder)
     }
 }
 
@@ -171,12 +180,20 @@ pub fn write(header: &ModelHeader, parameters: &Parameters, sampler: Option<&Sam
     Bundle { header, tensors }.to_bytes()
 }
 
-/// A model that answers questions. Not `Sync`: it belongs to one thread.
+/// A model that answers questions. Not `Sync`: one thread uses it at a time. Another has a copy of its own, which shares the
+/// numbers.
+///
+/// What is told of a row without draws depends on that row alone, to the bit: see [`Blocks`].
 pub struct TrainedModel {
     /// What it was trained by and on.
-    pub header: ModelHeader,
-    sampler: Option<Sampler>,
-    built: BuiltNetwork,
+    pub header: Arc<ModelHeader>,
+    sampler: Option<Arc<Sampler>>,
+    network: Box<dyn Network>,
+    tensors: HashMap<String, Tensor>,
+    /// The preparation, where all columns are scaled.
+    lines: Option<Arc<Lines>>,
+    blocks: Blocks,
+    device: Device,
 }
 
 impl TrainedModel {
@@ -205,16 +222,31 @@ impl TrainedModel {
                     .ok_or_else(|| content("the sampler does not fit the width of the code"))?,
             ),
         };
-        let mut built = header.build(device, None);
-        if built.parameters.named_count() != bundle.tensors.len() {
-            return Err(content("the file holds other tensors than its spec describes"));
-        }
-        let find = |name: &str| {
-            let tensor = bundle.tensors.iter().find(|tensor| tensor.name == name)?;
-            Some((tensor.shape.clone(), tensor.values.clone()))
+        let tensor = |named: Named| {
+            let shape: Vec<i64> = named.shape.iter().map(|side| *side as i64).collect();
+            (named.name, Tensor::from_slice(&named.values).view(shape.as_slice()).to_device(device))
         };
-        built.parameters.load(find).map_err(|fault| BundleError::Content(fault.to_string()))?;
-        Ok(Self { header, sampler, built })
+        let blocks =
+            Blocks::of(header.preparation.prepared_width(), bundle.tensors.iter().map(|named| &named.shape[..]));
+        let tensors = bundle.tensors.into_iter().map(tensor).collect();
+        let lines = Lines::of(&header.preparation).map(Arc::new);
+        let network = over(&header, &tensors, device).map_err(|fault| BundleError::Content(fault.to_string()))?;
+        let (header, sampler) = (Arc::new(header), sampler.map(Arc::new));
+        Ok(Self { header, sampler, network, tensors, lines, blocks, device })
+    }
+
+    /// The same model for another thread. It takes no memory to speak of.
+    pub fn share(&self) -> Self {
+        let network = over(&self.header, &self.tensors, self.device);
+        Self {
+            header: self.header.clone(),
+            sampler: self.sampler.clone(),
+            network: network.expect("the tensors fitted before; this is a bug"),
+            tensors: shallow(&self.tensors),
+            lines: self.lines.clone(),
+            blocks: self.blocks,
+            device: self.device,
+        }
     }
 
     /// Width of the code.
@@ -222,9 +254,16 @@ impl TrainedModel {
         self.header.spec.model.latent() as usize
     }
 
+    /// Rows that go through it at once, at most.
+    pub fn block_rows(&self) -> usize {
+        self.blocks.rows
+    }
+
     /// Bytes that its numbers take.
     pub fn bytes(&self) -> usize {
-        self.built.parameters.count() * size_of::<f32>()
+        let numbers: usize = self.tensors.values().map(Tensor::numel).sum();
+        let sampler = self.sampler.iter().flat_map(|sampler| sampler.named()).map(|named| named.values.len());
+        (numbers + sampler.sum::<usize>()) * size_of::<f32>()
     }
 
     /// Goes through the code and back with one row, and draws another; says what is not as it must be.
@@ -246,23 +285,28 @@ impl TrainedModel {
     /// Codes of rows in the user's units, and their spread where the encoder is stochastic. Both one row after the other.
     pub fn encode(&self, rows: &[f32]) -> (Vec<f32>, Option<Vec<f32>>) {
         let _guard = tch::no_grad_guard();
-        let code = self.network().encode(&self.prepared(rows));
-        (values(&code.mean), code.spread.as_ref().map(values))
+        self.blocks.through(rows, self.width(), |rows| {
+            let code = self.network().encode(&self.prepared(rows));
+            (code.mean, code.spread)
+        })
     }
 
     /// Rows in the user's units for codes: their means, and their spread where it is asked for.
     pub fn decode(&self, codes: &[f32], with_spread: bool) -> (Vec<f32>, Option<Vec<f32>>) {
         let _guard = tch::no_grad_guard();
-        let z = self.codes(codes);
-        let spread = with_spread.then(|| self.header.preparation.undo_spread(&values(&self.network().spread(&z))));
-        (self.restored(&self.network().decode(&z)), spread)
+        let (rows, spread) = self.blocks.through(codes, self.latent(), |codes| {
+            let z = self.padded(codes.to_vec(), self.latent());
+            let spread = with_spread.then(|| self.network().spread(&z));
+            (self.network().decode(&z), spread)
+        });
+        (self.restored(rows), spread.map(|spread| self.header.preparation.undo_spread(&spread)))
     }
 
     /// Rows in the user's units that are drawn from what the decoder says of codes.
     pub fn decode_draws(&self, codes: &[f32], seed: u64) -> Vec<f32> {
         let _guard = tch::no_grad_guard();
         let noise = Noise::new(seed, Purpose::Inference, 1, self.device());
-        let draw = |codes: &[f32]| self.restored(&self.network().draw(&self.codes(codes), &noise));
+        let draw = |codes: &[f32]| self.restored(values(&self.network().draw(&self.codes(codes), &noise)));
         codes.chunks(INFERENCE_BATCH_ROWS * self.latent()).flat_map(draw).collect()
     }
 
@@ -270,10 +314,13 @@ impl TrainedModel {
     /// those that are missing do not count.
     pub fn reconstruct(&self, rows: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let _guard = tch::no_grad_guard();
-        let x = self.prepared(rows);
-        let restored = self.network().decode(&self.network().encode(&x).mean);
-        let errors = squared_errors(&x, &restored);
-        (self.restored(&restored), values(&errors))
+        let (restored, errors) = self.blocks.through(rows, self.width(), |rows| {
+            let x = self.prepared(rows);
+            let restored = self.network().decode(&self.network().encode(&x).mean);
+            let errors = squared_errors(&x, &restored);
+            (restored, Some(errors))
+        });
+        (self.restored(restored), errors.unwrap_or_default())
     }
 
     /// New rows in the user's units. They depend on what is asked and the seed alone.
@@ -290,7 +337,7 @@ impl TrainedModel {
                 () if asked.drawn => network.draw(z, &noise),
                 () => start(),
             };
-            self.restored(&x)
+            self.restored(values(&x))
         };
         z.split(INFERENCE_BATCH_ROWS as i64, 0).iter().flat_map(rows).collect()
     }
@@ -305,7 +352,7 @@ impl TrainedModel {
     }
 
     fn filled(&self, rows: &[f32], rounds: u32, noise: &Noise) -> Vec<f32> {
-        let prepared = self.with_gaps(rows);
+        let prepared = self.tensor(self.with_gaps(rows));
         let missing = prepared.isnan();
         let known = missing.logical_not().to_kind(tch::Kind::Float);
         // A missing value starts at what a row of average code would have there.
@@ -317,7 +364,7 @@ impl TrainedModel {
             .chain(&start, rounds, Some(&known), noise)
             .unwrap_or_else(|| self.filled_by_rounds(&start, &missing, rounds));
         // What was known comes back as it came.
-        let restored = self.restored(&filled);
+        let restored = self.restored(values(&filled));
         rows.iter().zip(restored).map(|(given, filled)| if given.is_nan() { filled } else { *given }).collect()
     }
 
@@ -355,18 +402,23 @@ impl TrainedModel {
     /// What the model tells of the labels of rows: one value a label column, and its spread. `None` where it learned none.
     pub fn predict(&self, rows: &[f32]) -> Option<(Vec<f32>, Vec<f32>)> {
         let _guard = tch::no_grad_guard();
-        let x = self.prepared(rows);
-        let (output, likelihood) = self.network().predict(&x)?;
-        let told = self.header.target.undo(&values(&likelihood.mean(&output)));
-        let spread = self.header.target.undo_spread(&values(&self.network().predict_spread(&x)?));
-        Some((told, spread))
+        if self.header.labels.is_empty() {
+            return None;
+        }
+        let (told, spread) = self.blocks.through(rows, self.width(), |rows| {
+            let x = self.prepared(rows);
+            let told = self.network().predict(&x).map(|(output, likelihood)| likelihood.mean(&output));
+            let nothing = || Tensor::zeros([0], (tch::Kind::Float, self.device()));
+            (told.unwrap_or_else(nothing), self.network().predict_spread(&x))
+        });
+        Some((self.header.target.undo(&told), self.header.target.undo_spread(&spread?)))
     }
 
     /// An estimate of the gradient of log p(x) at rows, in prepared units, up to a positive factor; `None` where the family has
     /// none.
     pub fn score_estimate(&self, rows: &[f32]) -> Option<Vec<f32>> {
         let _guard = tch::no_grad_guard();
-        self.network().score_estimate(&self.prepared(rows)).map(|scores| values(&scores))
+        self.blocks.through_some(rows, self.width(), |rows| self.network().score_estimate(&self.prepared(rows)))
     }
 
     /// How strange rows are, with the share of each column where it is asked for, and with so many draws of a seed and a piece of
@@ -376,7 +428,17 @@ impl TrainedModel {
         let noise = Noise::new(draws.0, Purpose::Score, draws.1, self.device());
         let slots: Vec<usize> = self.header.preparation.columns.iter().map(Treatment::slots).collect();
         let slots = contributions.then_some(&slots[..]);
-        Scores::of(self.network(), &self.prepared(rows), slots, (samples > 0).then_some((samples, &noise)))
+        if samples > 0 {
+            // The draws are for these rows and no others.
+            let x = self.tensor(self.prepared_values(rows));
+            return Scores::of(self.network(), &x, slots, Some((samples, &noise)));
+        }
+        let mut whole = Scores::default();
+        for block in rows.chunks(self.blocks.rows * self.width()) {
+            let scores = Scores::of(self.network(), &self.prepared(block), slots, None)?;
+            whole.append(&scores, block.len() / self.width());
+        }
+        Some(whole)
     }
 
     fn draw_codes(&self, count: usize, temperature: f32, seed: u64) -> Tensor {
@@ -392,35 +454,86 @@ impl TrainedModel {
     }
 
     fn network(&self) -> &dyn Network {
-        &*self.built.network
+        &*self.network
     }
 
     fn device(&self) -> Device {
-        self.built.parameters.device()
+        self.device
+    }
+
+    fn width(&self) -> usize {
+        self.header.shape.width
     }
 
     fn codes(&self, codes: &[f32]) -> Tensor {
         Tensor::from_slice(codes).view([-1, self.latent() as i64]).to_device(self.device())
     }
 
-    /// Prepared rows as the network takes them: one that was trained without gaps sees an unknown level as none of its levels.
+    /// Prepared rows as the network takes them, and rows of zeros up to what [`Blocks`] asks for.
     fn prepared(&self, rows: &[f32]) -> Tensor {
-        let x = self.with_gaps(rows);
-        if self.header.gaps { x } else { x.nan_to_num(0.0, None, None) }
+        self.padded(self.prepared_values(rows), self.header.preparation.prepared_width())
     }
 
-    fn with_gaps(&self, rows: &[f32]) -> Tensor {
-        let preparation = &self.header.preparation;
-        let mut prepared = Vec::with_capacity(rows.len());
-        for row in rows.chunks_exact(preparation.width()) {
-            preparation.apply(row.iter().copied(), &mut prepared);
+    /// Prepared rows. A network that was trained without gaps sees an unknown level as none of its levels.
+    fn prepared_values(&self, rows: &[f32]) -> Vec<f32> {
+        let mut prepared = self.with_gaps(rows);
+        // This loop has no way out, so that it is done in vector instructions.
+        let strange = |strange: bool, value: &f32| strange | !value.is_finite();
+        if !self.header.gaps && prepared.iter().fold(false, strange) {
+            let ordinary = |value: f32| if value.is_nan() { 0.0 } else { value.clamp(f32::MIN, f32::MAX) };
+            prepared.iter_mut().for_each(|value| *value = ordinary(*value));
         }
-        Tensor::from_slice(&prepared).view([-1, preparation.prepared_width() as i64]).to_device(self.device())
+        prepared
     }
 
-    fn restored(&self, rows: &Tensor) -> Vec<f32> {
-        self.header.preparation.undo(&values(rows))
+    fn padded(&self, mut rows: Vec<f32>, width: usize) -> Tensor {
+        rows.resize(self.blocks.padded(rows.len() / width) * width, 0.0);
+        Tensor::from_slice(&rows).view([-1, width as i64]).to_device(self.device())
     }
+
+    fn tensor(&self, prepared: Vec<f32>) -> Tensor {
+        let width = self.header.preparation.prepared_width() as i64;
+        Tensor::from_slice(&prepared).view([-1, width]).to_device(self.device())
+    }
+
+    fn with_gaps(&self, rows: &[f32]) -> Vec<f32> {
+        let preparation = &self.header.preparation;
+        let count = self.blocks.padded(rows.len() / self.width());
+        let mut prepared = Vec::with_capacity(count * preparation.prepared_width());
+        match &self.lines {
+            Some(lines) => lines.prepare(rows, &mut prepared),
+            None => rows
+                .chunks_exact(preparation.width())
+                .for_each(|row| preparation.apply(row.iter().copied(), &mut prepared)),
+        }
+        prepared
+    }
+
+    fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {
+        match &self.lines {
+            Some(lines) => {
+                lines.restore(&mut rows);
+                rows
+            }
+            None => self.header.preparation.undo(&rows),
+        }
+    }
+}
+
+/// The network that a header describes, over tensors that it shares.
+fn over(
+    header: &ModelHeader,
+    tensors: &HashMap<String, Tensor>,
+    device: Device,
+) -> Result<Box<dyn Network>, MismatchError> {
+    let mut builder = Builder::holding(shallow(tensors), device);
+    let network = header.assemble(None, &mut builder);
+    builder.finish_held()?;
+    Ok(network)
+}
+
+fn shallow(tensors: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
 }
 
 /// The mean over each row: `[rows, width]` to `[rows, 1]`.

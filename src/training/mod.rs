@@ -8,6 +8,7 @@
 
 pub mod artifact;
 pub mod batches;
+pub mod blocks;
 pub mod bundle;
 pub mod checkpoint;
 pub mod device;

@@ -119,7 +119,7 @@ fn quantiles(mut values: Vec<f32>) -> Option<Vec<f32>> {
 }
 
 /// What is found of rows; each has one number a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     /// -log p(x given its code), in nats of prepared values; what is missing counts nothing.
     pub reconstruction: Vec<f32>,
@@ -173,6 +173,16 @@ impl Scores {
         };
         let (reconstruction, errors) = (values(&sum_of_rows(&nats)), values(&squared_errors(x, &restored)));
         Some(Self { reconstruction, errors, contributions, density })
+    }
+
+    /// Adds what was found of the first `count` of other rows, without a density.
+    pub(super) fn append(&mut self, other: &Self, count: usize) {
+        let all = other.errors.len().max(1);
+        self.reconstruction.extend(&other.reconstruction[..count]);
+        self.errors.extend(&other.errors[..count]);
+        if let Some(shares) = &other.contributions {
+            self.contributions.get_or_insert_default().extend(&shares[..shares.len() / all * count]);
+        }
     }
 }
 

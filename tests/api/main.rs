@@ -19,6 +19,7 @@ mod openapi;
 mod operations;
 mod pausing;
 mod presets;
+mod pressure;
 mod refusals;
 mod registry;
 mod server;

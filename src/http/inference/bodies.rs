@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use axum::body::Body;
 use axum::extract::Request;
-use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::held::{Head, Held};
 use super::tables::{self, Brought};
 use super::{Asked, BODY, FormQuery, Gives, Place, QUERY};
 use crate::data::dataset::Column;
-use crate::data::rows::floats;
 use crate::data::{Format, Header, npy, safetensors};
 use crate::domain::id::ModelId;
 use crate::domain::limits::{INFERENCE_BODY_BYTES, INFERENCE_ROWS, INFERENCE_VALUES};
@@ -19,6 +18,7 @@ use crate::http::App;
 use crate::http::error::{ApiError, internal};
 use crate::http::extract::{invalid_json, pointer, query, read_body};
 use crate::http::forms::{Cell, RowInput};
+use crate::http::json_rows::{self, Found};
 use crate::http::media::{BodyForm, Form};
 
 /// What becomes of missing values.
@@ -94,20 +94,25 @@ pub(super) async fn posted<B: PostedRows>(
         None => query::<FormQuery>(&parts.uri)?.format,
     };
     let asked = Asked::of(app, id, format, &parts.headers, B::GIVES).await?;
-    let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
     let (values, options, place) = match beside {
-        Some(options) => (matrix::<B>(&asked, form, bytes).await?, options, QUERY),
+        Some(options) => (matrix::<B>(&asked, form, body).await?, options, QUERY),
         None => {
-            let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
-            let (rows, options) = read_json::<B>(&bytes)?.split();
-            (flatten(rows, asked.expected::<B>(&columns))?, options, BODY)
+            let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
+            match numbers(&bytes, &asked, asked.expected::<B>(&[])) {
+                Some(found) => (found.values, read_json::<B>(&found.rest)?.split().1, BODY),
+                None => {
+                    let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
+                    let (rows, options) = read_json::<B>(&bytes)?.split();
+                    (flatten(rows, asked.expected::<B>(&columns))?, options, BODY)
+                }
+            }
         }
     };
     Ok(Posted { asked, values, options, place })
 }
 
 /// Rows or codes of a body of another form than JSON.
-async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, bytes: Bytes) -> Result<Vec<f32>, ApiError> {
+async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, body: Body) -> Result<Vec<f32>, ApiError> {
     let (format, header) = match form {
         BodyForm::Json => return Err(internal(&"a JSON body was read as a matrix")),
         BodyForm::Csv(header) => (Format::Csv, header),
@@ -115,32 +120,46 @@ async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, bytes: Bytes) -> R
         BodyForm::Arrow => (Format::Arrow, Header::Auto),
         BodyForm::Parquet => (Format::Parquet, Header::Auto),
         BodyForm::Npy | BodyForm::F32 | BodyForm::Safetensors => {
-            let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
-            let expected = asked.expected::<B>(&columns);
+            let head: Head = if form == BodyForm::Npy { npy::header_bytes } else { |_: &[u8]| Some(0) };
+            let held = Held::read(body, INFERENCE_BODY_BYTES, head).await?;
+            let plain_columns = asked.model.facts.is_plain || B::CODES;
+            let columns = (!plain_columns).then(|| asked.model.schema.feature_columns().collect::<Vec<&Column>>());
+            let expected = asked.expected::<B>(columns.as_deref().unwrap_or_default());
             let (count, width, values) = match form {
-                BodyForm::Npy => npy::matrix(&bytes, INFERENCE_VALUES).map_err(tables::refused)?,
-                BodyForm::F32 => plain(&bytes, expected)?,
-                _ => safetensors::matrix(&bytes, expected.what, INFERENCE_VALUES).map_err(tables::refused)?,
+                BodyForm::Npy => array(held)?,
+                BodyForm::F32 => plain(held, expected)?,
+                _ => {
+                    safetensors::matrix(&held.into_bytes(), expected.what, INFERENCE_VALUES).map_err(tables::refused)?
+                }
             };
             return Ok(checked(count, width, values, expected)?);
         }
     };
+    let bytes = read_body(body, INFERENCE_BODY_BYTES).await?;
     let missing = asked.expected::<B>(&[]).missing;
     tables::read(asked, format, header, bytes, if B::CODES { Brought::Codes } else { Brought::Rows(missing) }).await
 }
 
+/// An NPY file.
+fn array(held: Held) -> Result<(usize, usize, Vec<f32>), ApiError> {
+    match npy::plain(held.head(), held.len(), INFERENCE_VALUES) {
+        Some((count, width)) => Ok((count, width, held.into_floats())),
+        None => npy::matrix(&held.into_bytes(), INFERENCE_VALUES).map_err(tables::refused),
+    }
+}
+
 /// 32-bit floats and nothing else: of the width that the model takes.
-fn plain(bytes: &[u8], expected: Expected<'_>) -> Result<(usize, usize, Vec<f32>), Refusal> {
+fn plain(held: Held, expected: Expected<'_>) -> Result<(usize, usize, Vec<f32>), Refusal> {
     let Expected { what, width, .. } = expected;
-    if bytes.is_empty() || !bytes.len().is_multiple_of(4 * width) {
+    if held.len() == 0 || !held.len().is_multiple_of(4 * width) {
         let detail = format!(
             "is {} bytes; {what} of {width} values in little-endian 32-bit floats are {} bytes each",
-            bytes.len(),
+            held.len(),
             4 * width
         );
         return Err(Refusal::at(Code::InvalidRequest, "/", "wrong_length", detail));
     }
-    let values = floats(bytes);
+    let values = held.into_floats();
     Ok((values.len() / width, width, values))
 }
 
@@ -153,11 +172,14 @@ fn checked(count: usize, found: usize, values: Vec<f32>, expected: Expected<'_>)
     }
     let mut faults = Faults::new();
     let place = |position: usize| format!("/{what}/{}/{}", position / width, position % width);
-    for (position, value) in values.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
-        if value.is_infinite() {
-            faults.push(place(position), "out_of_range", BEYOND);
-        } else if missing != Missing::Kept {
-            faults.push(place(position), "missing_value", format!("is NaN; {ONLY_IMPUTE}"));
+    // This loop has no way out, so that it is done in vector instructions.
+    if values.iter().fold(false, |found, value| found | !value.is_finite()) {
+        for (position, value) in values.iter().enumerate() {
+            if value.is_infinite() {
+                faults.push(place(position), "out_of_range", BEYOND);
+            } else if value.is_nan() && missing != Missing::Kept {
+                faults.push(place(position), "missing_value", format!("is NaN; {ONLY_IMPUTE}"));
+            }
         }
     }
     for (at, column) in columns.iter().enumerate().filter(|(_, column)| column.kind.is_class()) {
@@ -192,6 +214,23 @@ pub(in crate::http) fn unknown_class(column: &Column, value: f32) -> Option<Stri
         let whole = if profile.whole { "whole numbers" } else { "numbers" };
         format!("is {value}; the classes of `{name}` are {whole} from {low} to {high}")
     })
+}
+
+/// Rows that are numbers throughout, which nearly all are; `None` where something else is to be seen to.
+fn numbers(body: &[u8], asked: &Asked, expected: Expected<'_>) -> Option<Found> {
+    let Expected { what, width, missing, .. } = expected;
+    let found = json_rows::read(body, what, width, INFERENCE_ROWS, missing == Missing::Kept)?;
+    if asked.model.facts.is_plain || what != "rows" {
+        return Some(found);
+    }
+    // Of classes only numbers that are known as such go on. A number in a column of texts is a text to be looked up.
+    let mut columns = asked.model.schema.feature_columns().enumerate();
+    let are_known = columns.all(|(at, column)| {
+        let mut values = found.values.iter().skip(at).step_by(width);
+        column.levels.is_empty()
+            && (!column.kind.is_class() || values.all(|value| unknown_class(column, *value).is_none()))
+    });
+    are_known.then_some(found)
 }
 
 /// A JSON body, whatever else there is about it.

@@ -1,8 +1,9 @@
 //! Questions to trained models: a file each.
 //!
 //! `GET` takes rows by reference (`?dataset=ds_…&rows=0-31`) or inline when small (`?x=0.1,0.2`, repeatable), and options in the
-//! query; `POST` takes a body of JSON that holds both, or rows in another form with the options in the query. Nothing is random but what a seed
-//! decides, so the same question has the same answer up to rounding (rows that share a batch are multiplied in another order).
+//! query; `POST` takes a body of JSON that holds both, or rows in another form with the options in the query. Nothing is random but
+//! what a seed decides, and what a row is answered depends on no other, so the same question has the same answer to the byte. A
+//! caller says by `Prefer: wait=5` how many seconds it waits.
 //!
 //! Start reading with [`encode`], then `bodies`, `tables` and `references` (what comes in) and `answers` (what goes out).
 
@@ -11,11 +12,14 @@ mod bodies;
 pub mod conditional;
 pub mod decode;
 pub mod encode;
+mod held;
 pub mod impute;
 pub mod interpolate;
+mod patience;
 pub mod predict;
 pub mod reconstruct;
 mod references;
+pub mod room;
 pub mod sample;
 pub mod score;
 mod tables;
@@ -24,6 +28,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
+use tokio::time::Instant;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
@@ -129,6 +134,8 @@ pub(in crate::http) struct Asked {
     pub(in crate::http) app: App,
     pub(in crate::http) model: Arc<Model>,
     form: Form,
+    /// Until when the caller waits, where it says so.
+    deadline: Option<Instant>,
 }
 
 impl Asked {
@@ -148,16 +155,20 @@ impl Asked {
             }
             refusal
         })?;
-        Ok(Self { app, model, form })
+        Ok(Self { app, model, form, deadline: patience::deadline(headers) })
     }
 
     /// A model whose answers are told as numbers, whatever becomes of them then.
     pub(in crate::http) fn plainly(app: App, model: Arc<Model>) -> Self {
-        Self { app, model, form: Form::Json }
+        Self { app, model, form: Form::Json, deadline: None }
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
-        Ok(self.app.inference.ask(&self.model, question).await?)
+        let inference = &self.app.inference;
+        Ok(match self.deadline {
+            Some(deadline) => inference.ask_by(&self.model, question, deadline).await?,
+            None => inference.ask(&self.model, question).await?,
+        })
     }
 
     /// What a question brings.
@@ -171,7 +182,7 @@ impl Asked {
     /// What becomes of missing values in a question to this model.
     pub(in crate::http) fn missing(&self, wanted: Missing) -> Missing {
         match wanted {
-            Missing::AsTrained if self.model.schema.has_gaps() => Missing::Kept,
+            Missing::AsTrained if self.model.facts.has_gaps => Missing::Kept,
             Missing::AsTrained => Missing::Refused,
             other => other,
         }
@@ -189,7 +200,7 @@ impl Asked {
 
     /// Width of a row.
     pub(in crate::http) fn width(&self) -> usize {
-        self.model.schema.row_shape().width
+        self.model.facts.width
     }
 
     pub(in crate::http) fn family(&self) -> &'static str {

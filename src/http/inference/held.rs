@@ -1,0 +1,141 @@
+//! A body in memory that 32-bit floats may lie in: numbers that came as bytes are used where they were put when they arrived.
+
+use axum::body::{Body, HttpBody};
+use http_body_util::BodyExt;
+
+use crate::data::rows::{floats, little_endian};
+use crate::http::error::ApiError;
+use crate::http::extract::{BODY_IDLE, cut_short, too_large, too_slow};
+
+/// How many bytes stand before the numbers of a body that begins so; `None` where more of it must be seen.
+pub(super) type Head = fn(&[u8]) -> Option<usize>;
+
+/// A whole body.
+#[derive(Debug)]
+pub(super) struct Held {
+    head_bytes: Head,
+    /// What stands before the numbers.
+    head: Vec<u8>,
+    /// How long that is, once it is known.
+    known: Option<usize>,
+    words: Vec<f32>,
+    /// Bytes that are no whole number yet.
+    rest: Vec<u8>,
+}
+
+impl Held {
+    fn new(head_bytes: Head, bytes: usize) -> Self {
+        let words = Vec::with_capacity(bytes / 4 + 1);
+        Self { head_bytes, head: Vec::new(), known: None, words, rest: Vec::new() }
+    }
+
+    /// Reads a body of at most `most` bytes.
+    pub async fn read(body: Body, most: usize, head: Head) -> Result<Self, ApiError> {
+        tokio::time::timeout(BODY_IDLE, Self::collect(body, most, head)).await.map_err(|_| too_slow())?
+    }
+
+    async fn collect(mut body: Body, most: usize, head: Head) -> Result<Self, ApiError> {
+        let announced = body.size_hint().lower();
+        if announced > most as u64 {
+            return Err(too_large(most));
+        }
+        let mut held = Self::new(head, announced as usize);
+        let mut count = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| cut_short())?.into_data() else { continue };
+            count += data.len();
+            if count > most {
+                return Err(too_large(most));
+            }
+            held.append(&data);
+        }
+        Ok(held)
+    }
+
+    fn append(&mut self, mut data: &[u8]) {
+        while self.known.is_none_or(|known| self.head.len() < known) {
+            let Some((first, others)) = data.split_first() else { return };
+            if self.known.is_none() {
+                self.known = (self.head_bytes)(&self.head);
+                if self.known.is_some() {
+                    continue;
+                }
+            }
+            self.head.push(*first);
+            data = others;
+        }
+        // What was looked at and is no head is numbers.
+        let known = self.known.unwrap_or(0);
+        if self.head.len() > known {
+            self.rest = self.head.split_off(known);
+            let (words, rest) = self.rest.as_chunks();
+            self.words.extend(words.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+            self.rest = rest.to_vec();
+        }
+        if !self.rest.is_empty() {
+            let (first, others) = data.split_at(data.len().min(4 - self.rest.len()));
+            self.rest.extend_from_slice(first);
+            data = others;
+            if self.rest.len() < 4 {
+                return;
+            }
+            self.words.extend(floats(&self.rest));
+        }
+        let (words, rest) = data.as_chunks();
+        self.words.extend(words.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        self.rest = rest.to_vec();
+    }
+
+    /// What stands before the numbers.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// How many bytes came.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.words.len() * 4 + self.rest.len()
+    }
+
+    /// All that came.
+    pub fn into_bytes(self) -> Vec<u8> {
+        [&self.head[..], &little_endian(&self.words)[..], &self.rest[..]].concat()
+    }
+
+    /// The numbers.
+    pub fn into_floats(self) -> Vec<f32> {
+        self.words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_odd_pieces_is_whole() {
+        let values: Vec<f32> = (0..50).map(|number| number as f32 * 0.37).collect();
+        let numbers = little_endian(&values).into_owned();
+        // Its first byte says how long a head is, once three were seen.
+        let head: Head = |start| (start.len() >= 3).then(|| usize::from(start[0]));
+        for length in [0, 1, 3, 5, 8] {
+            let bytes = [&[length as u8; 9][..length], &numbers[..]].concat();
+            let bytes = if length == 0 { [&[0; 4][..], &numbers[..]].concat() } else { bytes };
+            for size in [1, 2, 3, 4, 7, 100, 1000] {
+                let held = || {
+                    let mut held = Held::new(head, 0);
+                    bytes.chunks(size).for_each(|piece| held.append(piece));
+                    held
+                };
+                assert_eq!(
+                    (held().len(), held().head().len(), held().into_bytes()),
+                    (bytes.len(), length, bytes.clone())
+                );
+                let found = held().into_floats();
+                assert_eq!(found[found.len() - 50..], values, "{length} {size}");
+            }
+        }
+        let mut short = Held::new(head, 0);
+        short.append(&[7, 7]);
+        assert_eq!((short.len(), short.into_bytes()), (2, vec![7, 7]));
+    }
+}
