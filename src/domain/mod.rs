@@ -10,4 +10,5 @@ pub mod metric;
 pub mod name;
 pub mod refusal;
 pub mod shape;
+pub mod sweep;
 pub mod treatment;

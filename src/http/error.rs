@@ -68,9 +68,12 @@ fn status(code: Code) -> StatusCode {
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Code::DatasetInUse | Code::JobEnded | Code::JobStatus | Code::WrongOffset | Code::UploadIncomplete => {
-            StatusCode::CONFLICT
-        }
+        Code::DatasetInUse
+        | Code::JobEnded
+        | Code::JobStatus
+        | Code::SweepEnded
+        | Code::WrongOffset
+        | Code::UploadIncomplete => StatusCode::CONFLICT,
         Code::UploadBusy => StatusCode::LOCKED,
         Code::UnsupportedVersion => StatusCode::PRECONDITION_FAILED,
         // What the upload protocol (tus) gives this meaning; no RFC knows it.

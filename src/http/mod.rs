@@ -22,6 +22,8 @@ pub mod phases;
 pub mod profile;
 pub mod server;
 pub mod splits;
+pub mod sweeps;
+pub mod trials;
 pub mod tus;
 pub mod uploads;
 pub mod usage;
@@ -141,6 +143,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(phases::get_log))
         .routes(routes!(checkpoints::list_checkpoints))
         .routes(routes!(checkpoints::download_checkpoint))
+        // POST GET          /v1/sweeps
+        // GET               /v1/sweeps/{id}
+        // POST              /v1/sweeps/{id}/cancel
+        .routes(routes!(sweeps::create_sweep, sweeps::list_sweeps))
+        .routes(routes!(sweeps::get_sweep))
+        .routes(routes!(sweeps::cancel_sweep))
         // GET               /v1/models
         // GET DELETE        /v1/models/{id}
         // GET               /v1/models/{id}/artifacts/safetensors

@@ -24,6 +24,7 @@ use super::inference::score::ScoresView;
         (name = "datasets", description = "Rows to train on"),
         (name = "uploads", description = "Files in several requests, by tus 1.0"),
         (name = "jobs", description = "Training"),
+        (name = "sweeps", description = "Many jobs that differ in some settings"),
         (name = "models", description = "What training makes"),
         (name = "inference", description = "Questions to models"),
         (name = "families", description = "What can be trained"),

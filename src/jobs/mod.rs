@@ -9,6 +9,7 @@ pub mod feed;
 mod log;
 pub mod messages;
 pub mod process;
+mod sweeps;
 pub mod trainer;
 mod worker;
 
@@ -141,6 +142,7 @@ impl Jobs {
             self.stop(id);
         }
         self.shared.feed.announce(id);
+        self.shared.tell_sweep(&job).await;
         Ok(job)
     }
 
@@ -233,6 +235,7 @@ async fn reap(shared: Arc<Shared>) {
                 for (job, status) in reaped {
                     tracing::warn!(job.id = %job, status = status.as_str(), "The worker of job {job} stopped answering");
                     shared.feed.announce(job);
+                    shared.feed.announce_sweep();
                     shared.queued.notify_one();
                 }
             }

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod models;
 pub mod phases;
 pub mod splits;
+pub mod sweeps;
 pub mod uploads;
 pub mod usage;
 

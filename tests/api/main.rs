@@ -21,6 +21,7 @@ mod refusals;
 mod server;
 mod splits;
 mod store;
+mod sweeps;
 mod uploads;
 mod usage;
 mod versions;
