@@ -71,7 +71,8 @@ impl Train {
             threads: self.threads.unwrap_or(cores),
             memory_bytes: None,
         };
-        let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows, left_ms: None };
+        let (left_ms, rest_at) = (None, None);
+        let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows, left_ms, rest_at };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
         write_aside(&self.output, &artifact)?;

@@ -83,6 +83,8 @@ ids! {
     ArtifactId = "art_", "artifact", "^art_[0-9a-f]{32}$";
     /// The id of an upload in several requests.
     UploadId = "up_", "upload", "^up_[0-9a-f]{32}$";
+    /// The id of a sweep.
+    SweepId = "swp_", "sweep", "^swp_[0-9a-f]{32}$";
 }
 
 #[cfg(test)]

@@ -83,6 +83,8 @@ pub enum StopReason {
     MaxRuntime,
     /// Somebody cancelled the job.
     User,
+    /// Others of its sweep were better after as many epochs.
+    NotPromoted,
 }
 
 /// What a job does at a time. More may come; clients should take any name.
@@ -202,6 +204,8 @@ pub enum WaitingCode {
     Queue,
     /// It is paused until somebody resumes it.
     Resume,
+    /// As many jobs of its sweep run as may run at once, or its sweep compares it with others before it goes on.
+    Sweep,
     /// It begins within a moment.
     Start,
 }

@@ -168,6 +168,16 @@ pub const LOG_LINE_BYTES: usize = 1_000;
 pub const PHASES: i64 = 200;
 /// Jobs that may wait in the queue.
 pub const QUEUED_JOBS: u64 = 10_000;
+/// Trials of one sweep.
+pub const SWEEP_TRIALS: u32 = 1_000;
+/// Fields of the spec that one sweep varies.
+pub const SWEEP_FIELDS: usize = 32;
+/// Characters of a JSON pointer to such a field.
+pub const SWEEP_POINTER_CHARS: usize = 300;
+/// Datasets that its trials may be on.
+pub const SWEEP_DATASETS: usize = 16;
+/// Bytes of the specs of all trials of one sweep together.
+pub const SWEEP_BYTES: usize = 64 << 20;
 /// Event streams open at once.
 pub const EVENT_STREAMS: usize = 1_000;
 /// Bytes of one message from a trainer process.

@@ -11,4 +11,5 @@ pub mod name;
 pub mod reference;
 pub mod refusal;
 pub mod shape;
+pub mod sweep;
 pub mod treatment;

@@ -84,6 +84,8 @@ codes! {
     JobEnded = "job_ended", User, false;
     /// The status of the job does not allow this.
     JobStatus = "job_status", User, true;
+    /// The sweep has already ended.
+    SweepEnded = "sweep_ended", User, false;
     /// The dataset has missing values, which this version cannot train on.
     MissingValues = "missing_values", User, false;
     /// The device that was asked for is not there.
@@ -227,6 +229,14 @@ impl Faults {
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Whether one was found at a pointer, or within what it leads to.
+    pub fn has_within(&self, pointer: &str) -> bool {
+        let within = |fault: &Fault| {
+            fault.pointer.strip_prefix(pointer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.listed.iter().any(within)
     }
 
     /// Whether as many were found as a refusal lists.

@@ -74,6 +74,7 @@ fn status(code: Code) -> StatusCode {
         | Code::ModelRegistered
         | Code::JobEnded
         | Code::JobStatus
+        | Code::SweepEnded
         | Code::WrongOffset
         | Code::UploadIncomplete => StatusCode::CONFLICT,
         Code::UploadBusy => StatusCode::LOCKED,

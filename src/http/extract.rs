@@ -143,7 +143,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Lenient<T> {
 }
 
 /// Reads a value, leaving out one faulty part after another until the rest can be read.
-fn lenient<T: DeserializeOwned>(mut json: Value) -> Lenient<T> {
+pub fn lenient<T: DeserializeOwned>(mut json: Value) -> Lenient<T> {
     let mut faults = Faults::new();
     let mut found: Vec<String> = Vec::new();
     for _ in 0..2 * FAULTS_LISTED {

@@ -21,7 +21,7 @@ use super::extract::{Id, Lenient, Nothing, Query};
 use super::life::WaitingView;
 use super::lists::{List, page};
 use super::phases::{LimitsView, PhaseView};
-use crate::domain::id::{DatasetId, JobId, ModelId};
+use crate::domain::id::{DatasetId, JobId, ModelId, SweepId};
 use crate::domain::job::{JobStatus, Phase, Progress, Retention, RunOptions, StopReason};
 use crate::domain::limits::{
     CHECKPOINTS, METRIC_POINTS_MOST, PAGE_ITEMS_MOST, PRIORITY, RUNTIME_SECONDS, TRAINER_MIB, WAIT_SECONDS_MOST,
@@ -82,6 +82,8 @@ pub struct JobView {
     pub runtime_seconds: f64,
     /// The job that this one tries again.
     pub parent_job_id: Option<JobId>,
+    /// The sweep that it is a trial of.
+    pub sweep_id: Option<SweepId>,
     /// Its model, once it succeeded.
     pub model_id: Option<ModelId>,
     /// The dataset it trains on.
@@ -126,6 +128,7 @@ impl JobView {
             phases: None,
             limits: job.options.into(),
             runtime_seconds: job.ran_ms as f64 / 1000.0,
+            sweep_id: job.trial.map(|trial| trial.sweep),
             progress: live.or(job.progress),
             metrics: job.metrics,
             stop_reason: job.stop_reason,
@@ -155,10 +158,10 @@ pub struct CreateQuery {
     /// Jobs of a higher priority leave the queue first: -100 to 100, 0 when left out.
     #[serde(default)]
     #[param(value_type = Option<i32>)]
-    priority: i32,
+    pub(super) priority: i32,
     /// The name to register the model under once it is there: it becomes the next version of that name.
     #[param(value_type = Option<String>)]
-    register: Option<ModelName>,
+    pub(super) register: Option<ModelName>,
     /// Seconds that workers may spend on it, over all attempts. Then it ends after the step under way, with a model.
     max_runtime_seconds: Option<u32>,
     /// MiB of memory that its trainer may have of its own. The server's own limit holds too.
@@ -175,7 +178,7 @@ pub struct CreateQuery {
 
 impl CreateQuery {
     /// What the job may use up, and what stays of it; reports what is not allowed.
-    fn options(&self, faults: &mut Faults) -> RunOptions {
+    pub(super) fn options(&self, faults: &mut Faults) -> RunOptions {
         faults.require_within("?priority", self.priority, PRIORITY);
         if let Some(seconds) = self.max_runtime_seconds {
             faults.require_within("?max_runtime_seconds", seconds, RUNTIME_SECONDS);
@@ -228,7 +231,10 @@ pub async fn create_job(
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
 }
 
-/// The key that names a request, when it has one.
+/// The key of a request, where it has one.
+///
+/// # Errors
+/// It is too long, or no plain text.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
@@ -260,6 +266,9 @@ pub struct ListQuery {
     /// Only those on this dataset.
     #[param(value_type = Option<String>)]
     dataset: Option<DatasetId>,
+    /// Only those of this sweep.
+    #[param(value_type = Option<String>)]
+    sweep: Option<SweepId>,
 }
 
 /// List jobs, the newest first.
@@ -271,7 +280,7 @@ pub async fn list_jobs(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<List<JobView>>, ApiError> {
-    let filter = JobFilter { status: query.status, family: query.family, dataset: query.dataset };
+    let filter = JobFilter { status: query.status, family: query.family, dataset: query.dataset, sweep: query.sweep };
     let paged = app.store.jobs(&page(query.limit, query.after)?, &filter).await?;
     Ok(Json(List::new(paged, |job| JobView::new(&app, job), |job| job.id.to_string())))
 }
@@ -281,8 +290,18 @@ pub async fn list_jobs(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
-    /// Hold the answer until the job has ended, at most so long: `30s` or `30`, up to 60 seconds.
+    /// Hold the answer until it has ended, at most so long: `30s` or `30`, up to 60 seconds.
     wait: Option<String>,
+}
+
+impl WaitQuery {
+    /// How long to hold the answer.
+    ///
+    /// # Errors
+    /// It is no number of seconds, or too large.
+    pub(super) fn duration(&self) -> Result<Duration, Refusal> {
+        self.wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)
+    }
 }
 
 /// One job. With `?wait=30s` the answer comes when the job has ended, or after that time.
@@ -295,7 +314,7 @@ pub async fn get_job(
     Id(id): Id<JobId>,
     Query(query): Query<WaitQuery>,
 ) -> Result<Json<JobView>, ApiError> {
-    let wait = query.wait.as_deref().map_or(Ok(Duration::ZERO), parse_wait)?;
+    let wait = query.duration()?;
     // News that come after this line are seen, so nothing is missed between the two looks.
     let mut news = app.jobs.feed().follow(id);
     let mut job = app.store.job(id).await?;
@@ -409,7 +428,7 @@ pub struct EventView {
     pub seq: i64,
     /// When (RFC 3339).
     pub at: String,
-    /// `queued`, `started`, `resumed`, `epoch`, `warning`, `interrupted`, `pausing`, `paused`, `resuming`, `cancelling`,
+    /// `queued`, `started`, `resumed`, `epoch`, `warning`, `interrupted`, `pausing`, `paused`, `resuming`, `promoted`, `cancelling`,
     /// `succeeded`, `failed` or `cancelled`.
     pub kind: String,
     /// Its facts; `message` is for people.

@@ -31,7 +31,14 @@ impl WaitingView {
     /// What a job waits for, when it waits.
     pub(super) fn of(app: &App, job: &Job) -> Option<Self> {
         let workers = app.jobs.config().workers.max(1);
+        let trial = job.trial.as_ref();
         let (code, detail) = match (job.status, job.queue_position) {
+            (JobStatus::Paused, _) if trial.is_some_and(|trial| trial.is_resting) => {
+                (WaitingCode::Sweep, "It rests at a rung of its sweep, which compares it with others.".to_owned())
+            }
+            (JobStatus::Queued, _) if trial.is_some_and(|trial| trial.is_held) => {
+                (WaitingCode::Sweep, "As many jobs of its sweep run as may run at once.".to_owned())
+            }
             (JobStatus::Paused, _) => (WaitingCode::Resume, "Somebody has to resume it.".to_owned()),
             (JobStatus::Queued, Some(place)) if place <= app.jobs.idle_workers() as i64 => {
                 (WaitingCode::Start, "A worker is about to begin it.".to_owned())
@@ -62,7 +69,7 @@ pub async fn pause_job(
 }
 
 /// Let a paused job go on from its last checkpoint. One that is still pausing stops and goes on by itself; one that waits or runs
-/// stays as it is.
+/// stays as it is. One that rests at a rung of its sweep is refused: the sweep decides.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/resume", tag = "jobs", params(("id" = String, Path, description = "The id of a job")),
     responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))

@@ -27,6 +27,8 @@ pub mod profile;
 pub mod registry;
 pub mod server;
 pub mod splits;
+pub mod sweeps;
+pub mod trials;
 pub mod tus;
 pub mod uploads;
 pub mod usage;
@@ -167,6 +169,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(phases::get_log))
         .routes(routes!(checkpoints::list_checkpoints))
         .routes(routes!(checkpoints::download_checkpoint))
+        // POST GET          /v1/sweeps
+        // GET               /v1/sweeps/{id}
+        // POST              /v1/sweeps/{id}/cancel
+        .routes(routes!(sweeps::create_sweep, sweeps::list_sweeps))
+        .routes(routes!(sweeps::get_sweep))
+        .routes(routes!(sweeps::cancel_sweep))
         // GET POST          /v1/models
         // GET PATCH DELETE  /v1/models/{id}, where {id} may be a name, a version or an alias of the registry
         // GET               /v1/models/{id}/aliases

@@ -26,6 +26,7 @@ use super::v2::infer::InferenceView;
         (name = "datasets", description = "Rows to train on"),
         (name = "uploads", description = "Files in several requests, by tus 1.0"),
         (name = "jobs", description = "Training"),
+        (name = "sweeps", description = "Many jobs that differ in some settings"),
         (name = "models", description = "What training makes"),
         (name = "inference", description = "Questions to models"),
         (name = "protocol", description = "The Open Inference Protocol, version 2, for clients of KServe and Triton"),

@@ -24,6 +24,8 @@ pub struct Live {
 #[derive(Default)]
 pub struct Feed {
     jobs: Mutex<HashMap<JobId, watch::Sender<Live>>>,
+    /// Grows whenever a job of a sweep begins or ends.
+    sweeps: watch::Sender<u64>,
 }
 
 impl Feed {
@@ -41,9 +43,22 @@ impl Feed {
         jobs.get(&job).and_then(|sender| sender.borrow().progress.clone())
     }
 
-    /// Says that the database has news of a job.
+    /// Says that the database has news of a job. Nothing is kept of it where nobody follows.
     pub fn announce(&self, job: JobId) {
-        self.change(job, |live| live.version += 1);
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = jobs.get(&job) {
+            sender.send_modify(|live| live.version += 1);
+        }
+    }
+
+    /// Follows all sweeps. The receiver sees every change after this call.
+    pub fn follow_sweeps(&self) -> watch::Receiver<u64> {
+        self.sweeps.subscribe()
+    }
+
+    /// Says that the database has news of a sweep.
+    pub fn announce_sweep(&self) {
+        self.sweeps.send_modify(|version| *version += 1);
     }
 
     /// Says how far a job is.

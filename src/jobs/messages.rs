@@ -29,6 +29,8 @@ pub struct Request {
     pub rows: u64,
     /// Milliseconds after which it ends with the model it has; no limit when it is absent.
     pub left_ms: Option<u64>,
+    /// Stop after so many epochs, with a checkpoint: where a sweep compares its trials.
+    pub rest_at: Option<u32>,
 }
 
 /// From the trainer.

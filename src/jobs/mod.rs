@@ -9,6 +9,7 @@ pub mod feed;
 mod log;
 pub mod messages;
 pub mod process;
+mod sweeps;
 pub mod trainer;
 mod worker;
 
@@ -143,6 +144,7 @@ impl Jobs {
             self.stop(id);
         }
         self.shared.feed.announce(id);
+        self.shared.tell_sweep(&job).await;
         Ok(job)
     }
 
@@ -235,6 +237,7 @@ async fn reap(shared: Arc<Shared>) {
                 for (job, status) in reaped {
                     tracing::warn!(job.id = %job, status = status.as_str(), "The worker of job {job} stopped answering");
                     shared.feed.announce(job);
+                    shared.feed.announce_sweep();
                     shared.queued.notify_one();
                 }
             }

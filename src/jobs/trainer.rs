@@ -60,7 +60,8 @@ pub(super) fn says_out_of_memory(words: &str) -> bool {
 pub fn run(directory: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
     let request: Request = serde_json::from_slice(&std::fs::read(directory.join(REQUEST))?)?;
-    let stop = StopFlag::until(request.left_ms.and_then(|left| began.checked_add(Duration::from_millis(left))));
+    let deadline = request.left_ms.and_then(|left| began.checked_add(Duration::from_millis(left)));
+    let stop = StopFlag::until(deadline).after_epoch(request.rest_at);
     let busy = Arc::new(AtomicBool::new(false));
     obey(stop.clone(), Arc::clone(&busy));
     let mut reporter =

@@ -77,6 +77,7 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
     tracing::info!(job.id = %job.id, attempt = lease.attempt, family = job.spec.model.family(), "Job {} begins", job.id);
     let stop = shared.enlist(job.id);
     shared.feed.announce(job.id);
+    shared.feed.announce_sweep();
     let mut log = JobLog::new(job.id);
     log.note(format!("Attempt {} begins on {}.", lease.attempt, lease.owner));
     let outcome = match attempt(shared, job, lease, &stop, &mut log).await {
@@ -104,6 +105,7 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
         shared.feed.close(job.id);
     }
     shared.queued.notify_one();
+    shared.tell_sweep(job).await;
 }
 
 /// One attempt, until the trainer has ended.
@@ -128,6 +130,7 @@ async fn attempt(
         rows_path: std::path::absolute(shared.store.rows_path(dataset.id))?,
         rows: dataset.rows,
         left_ms: job.options.left_ms(job.ran_ms),
+        rest_at: job.trial.as_ref().and_then(|trial| trial.rest_at),
     };
     let memory = job.options.memory_bytes(shared.trainer.memory_bytes);
     let trainer = shared.trainer.with_memory(memory);

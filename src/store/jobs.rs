@@ -12,10 +12,10 @@ use sqlx::{FromRow, Row, SqliteConnection};
 use super::checkpoints::{self, CheckpointRecord};
 use super::{
     Page, Paged, Store, StoreError, artifacts, events, from_json, gone, metrics, now_ms, parse, phases, refused,
-    registry, to_json,
+    registry, sweeps, to_json,
 };
 use crate::data::dataset::Schema;
-use crate::domain::id::{DatasetId, JobId, ModelId};
+use crate::domain::id::{DatasetId, JobId, ModelId, SweepId};
 use crate::domain::job::{JobStatus, Phase, Progress, RetryFrom, RunOptions, StopReason};
 use crate::domain::limits::QUEUED_JOBS;
 use crate::domain::metric::Metric;
@@ -69,6 +69,8 @@ pub struct Job {
     pub parent_job_id: Option<JobId>,
     /// Its place in the queue, from 1, while it is in there.
     pub queue_position: Option<i64>,
+    /// What it is to its sweep, when it belongs to one.
+    pub trial: Option<Trial>,
     /// Its model.
     pub model_id: Option<ModelId>,
     /// When it was asked for.
@@ -77,6 +79,19 @@ pub struct Job {
     pub started_at: Option<i64>,
     /// When it ended.
     pub finished_at: Option<i64>,
+}
+
+/// What a job is to its sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// The sweep.
+    pub sweep: SweepId,
+    /// The epoch after which it rests and is compared with others; `None` when it trains to its end.
+    pub rest_at: Option<u32>,
+    /// Whether it came there and nobody has decided yet.
+    pub is_resting: bool,
+    /// Whether as many jobs of the sweep run as may run at once.
+    pub is_held: bool,
 }
 
 /// A new job.
@@ -157,13 +172,23 @@ pub struct JobFilter {
     pub family: Option<String>,
     /// Only those on this dataset.
     pub dataset: Option<DatasetId>,
+    /// Only those of this sweep.
+    pub sweep: Option<SweepId>,
 }
 
-pub(super) const COLUMNS: &str = "SELECT j.*, m.id AS model_id,
+pub(super) const COLUMNS: &str = "SELECT j.*, m.id AS model_id, t.sweep_id, t.rest_at, t.resting,
     (SELECT p.name FROM job_phases p WHERE p.job_id = j.id ORDER BY p.seq DESC LIMIT 1) AS phase,
+    CASE WHEN j.status = 'queued' THEN (SELECT count(*) FROM trials o JOIN jobs r ON r.id = o.job_id
+         WHERE o.sweep_id = t.sweep_id AND r.status IN ('running', 'cancelling'))
+         >= (SELECT parallel FROM sweeps WHERE id = t.sweep_id) END AS held,
     CASE WHEN j.status = 'queued' THEN 1 + (SELECT count(*) FROM jobs q WHERE q.status = 'queued'
          AND (q.priority > j.priority OR (q.priority = j.priority AND q.id < j.id))) END AS queue_position
-    FROM jobs j LEFT JOIN models m ON m.job_id = j.id";
+    FROM jobs j LEFT JOIN models m ON m.job_id = j.id LEFT JOIN trials t ON t.job_id = j.id";
+
+/// Sweeps of which as many jobs run as may run at once. It looks at the jobs that run, which are few.
+const FULL_SWEEPS: &str =
+    "SELECT t.sweep_id FROM jobs r JOIN trials t ON t.job_id = r.id JOIN sweeps s ON s.id = t.sweep_id
+    WHERE r.status IN ('running', 'cancelling') GROUP BY t.sweep_id HAVING count(*) >= s.parallel";
 
 pub(super) struct JobRow(pub(super) Result<Job, StoreError>);
 
@@ -181,6 +206,8 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
         let (queue_position, register) = (row.try_get("queue_position")?, maybe("register")?);
         let (options, asked, phase) = (text("options")?, maybe("asked")?, maybe("phase")?);
         let ran_ms: i64 = row.try_get("ran_ms")?;
+        let (sweep, held) = (maybe("sweep_id")?, row.try_get::<Option<bool>, _>("held")?);
+        let (rest_at, resting) = (row.try_get("rest_at")?, row.try_get::<Option<bool>, _>("resting")?);
         let read = || {
             Ok(Job {
                 id: parse(&id)?,
@@ -203,6 +230,15 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
                 asked: asked.as_deref().map(from_json).transpose()?,
                 parent_job_id: parent.as_deref().map(parse).transpose()?,
                 queue_position,
+                trial: match sweep {
+                    None => None,
+                    Some(sweep) => Some(Trial {
+                        sweep: parse(&sweep)?,
+                        rest_at,
+                        is_resting: resting.unwrap_or(false),
+                        is_held: held.unwrap_or(false),
+                    }),
+                },
                 model_id: model_id.as_deref().map(parse).transpose()?,
                 created_at,
                 started_at,
@@ -228,32 +264,8 @@ impl Store {
             stored.training.optimizer.settle();
             return if stored == new.spec { known.if_asked(&asked) } else { Err(known.key_conflict()) };
         }
-        let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
-            .bind(new.spec.dataset.to_string())
-            .fetch_one(&mut *tx)
-            .await?;
-        if alive == 0 {
-            return Err(unknown_dataset(new.spec.dataset).into());
-        }
-        require_room(&mut tx).await?;
-        let id = JobId::new();
-        sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, register, options, asked, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)")
-            .bind(id.to_string())
-            .bind(&new.spec.name)
-            .bind(new.spec.dataset.to_string())
-            .bind(new.spec.model.family())
-            .bind(to_json(&new.spec))
-            .bind(i64::from(new.max_deaths))
-            .bind(new.priority)
-            .bind(new.register.as_ref().map(ModelName::as_str))
-            .bind(to_json(&new.options))
-            .bind(to_json(&asked))
-            .bind(&new.idempotency_key)
-            .bind(now_ms())
-            .execute(&mut *tx)
-            .await?;
-        events::append(&mut tx, id, "queued", &json!({"message": "Waiting for a worker."})).await?;
-        phases::enter(&mut tx, id, 0, Phase::Waiting).await?;
+        require_room(&mut tx, 1).await?;
+        let id = enqueue(&mut tx, new, &asked).await?;
         tx.commit().await?;
         Ok((self.job(id).await?, true))
     }
@@ -277,7 +289,7 @@ impl Store {
     pub async fn jobs(&self, page: &Page<JobId>, filter: &JobFilter) -> Result<Paged<Job>, StoreError> {
         let sql = format!(
             "{COLUMNS} WHERE (?1 IS NULL OR j.id < ?1) AND (?2 IS NULL OR j.status = ?2) AND (?3 IS NULL OR j.family = ?3)
-             AND (?4 IS NULL OR j.dataset_id = ?4) ORDER BY j.id DESC LIMIT ?5"
+             AND (?4 IS NULL OR j.dataset_id = ?4) AND (?6 IS NULL OR t.sweep_id = ?6) ORDER BY j.id DESC LIMIT ?5"
         );
         let rows: Vec<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(page.after.map(|id| id.to_string()))
@@ -285,6 +297,7 @@ impl Store {
             .bind(&filter.family)
             .bind(filter.dataset.map(|id| id.to_string()))
             .bind(i64::from(page.limit) + 1)
+            .bind(filter.sweep.map(|id| id.to_string()))
             .fetch_all(&self.readers)
             .await?;
         Ok(Paged::from_one_more(rows.into_iter().map(|row| row.0).collect::<Result<_, _>>()?, page.limit))
@@ -303,18 +316,19 @@ impl Store {
         Ok((queued as u64, running as u64))
     }
 
-    /// Gives the next job of the queue to `owner`.
+    /// Gives the next job of the queue to `owner`. Jobs of a sweep are passed over while as many of it run as may run at once.
     ///
     /// # Errors
     /// The database failed.
     pub async fn claim_next(&self, owner: &str) -> Result<Option<(Job, Lease)>, StoreError> {
         let mut tx = self.begin().await?;
-        let claimed: Option<(String, i64)> = sqlx::query_as(
+        let claimed: Option<(String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "UPDATE jobs SET status = 'running', attempt = attempt + 1, lease_owner = ?1, lease_expires_at = ?2 + ?3,
                  started_at = coalesce(started_at, ?2), beat_at = ?2
-             WHERE id = (SELECT id FROM jobs WHERE status = 'queued' AND run_after <= ?2 ORDER BY priority DESC, id LIMIT 1)
-             RETURNING id, attempt",
-        )
+             WHERE id = (SELECT q.id FROM jobs q LEFT JOIN trials t ON t.job_id = q.id WHERE q.status = 'queued' AND q.run_after <= ?2
+                 AND (t.sweep_id IS NULL OR t.sweep_id NOT IN ({FULL_SWEEPS})) ORDER BY q.priority DESC, q.id LIMIT 1)
+             RETURNING id, attempt"
+        )))
         .bind(owner)
         .bind(now_ms())
         .bind(LEASE_MS)
@@ -366,7 +380,8 @@ impl Store {
     /// Records epochs, and the checkpoint that follows them, in one transaction.
     ///
     /// An epoch that was recorded before replaces its numbers and is no event. Of the checkpoints those are kept that the job
-    /// asked for; a new one clears the count of deaths.
+    /// asked for; a new one clears the count of deaths. A trial that came to its rung is marked as resting there, and what it
+    /// brought is kept.
     ///
     /// # Errors
     /// The lease is lost.
@@ -387,6 +402,9 @@ impl Store {
         }
         if let Some(checkpoint) = checkpoint {
             checkpoints::keep(&mut tx, &lease.job.to_string(), job.options.keep, checkpoint).await?;
+        }
+        if let (Some(trial), Some(last)) = (&job.trial, epochs.iter().map(|record| record.epoch).max()) {
+            sweeps::arrive(&mut tx, job.id, trial, last).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -452,8 +470,8 @@ impl Store {
         Ok(())
     }
 
-    /// Returns an interrupted job to the queue, pauses it when that was asked for, or ends it: when it was being cancelled, or
-    /// when its trainers died too often.
+    /// Returns an interrupted job to the queue, pauses it when that was asked for or when it rests at a rung of its sweep, or ends
+    /// it: when it was being cancelled, or when its trainers died too often.
     ///
     /// # Errors
     /// The lease is lost.
@@ -488,14 +506,7 @@ impl Store {
         let job = row.ok_or_else(|| gone("job", id))?.0?;
         match job.status {
             JobStatus::Queued | JobStatus::Paused => end_cancelled(&mut tx, &job).await?,
-            JobStatus::Running => {
-                sqlx::query("UPDATE jobs SET status = 'cancelling', pausing = 0 WHERE id = ?")
-                    .bind(id.to_string())
-                    .execute(&mut *tx)
-                    .await?;
-                events::append(&mut tx, id, "cancelling", &json!({"message": "Asked to stop."})).await?;
-                phases::enter(&mut tx, id, job.attempt, Phase::Stopping).await?;
-            }
+            JobStatus::Running => mark_cancelling(&mut tx, &job).await?,
             JobStatus::Cancelling => {}
             ended => {
                 return Err(refused(
@@ -540,6 +551,36 @@ pub fn unknown_dataset(id: DatasetId) -> Refusal {
     Refusal::at(Code::InvalidRequest, "/dataset", "not_found", format!("is {id}, and there is no dataset of this id"))
 }
 
+/// Writes a new job that waits, within the caller's transaction.
+pub(super) async fn enqueue(tx: &mut SqliteConnection, new: &NewJob, asked: &Asked) -> Result<JobId, StoreError> {
+    let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
+        .bind(new.spec.dataset.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+    if alive == 0 {
+        return Err(unknown_dataset(new.spec.dataset).into());
+    }
+    let id = JobId::new();
+    sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, register, options, asked, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)")
+        .bind(id.to_string())
+        .bind(&new.spec.name)
+        .bind(new.spec.dataset.to_string())
+        .bind(new.spec.model.family())
+        .bind(to_json(&new.spec))
+        .bind(i64::from(new.max_deaths))
+        .bind(new.priority)
+        .bind(new.register.as_ref().map(ModelName::as_str))
+        .bind(to_json(&new.options))
+        .bind(to_json(asked))
+        .bind(&new.idempotency_key)
+        .bind(now_ms())
+        .execute(&mut *tx)
+        .await?;
+    events::append(&mut *tx, id, "queued", &json!({"message": "Waiting for a worker."})).await?;
+    phases::enter(tx, id, 0, Phase::Waiting).await?;
+    Ok(id)
+}
+
 /// The job of a lease, if it still holds.
 pub(super) async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<Job, StoreError> {
     let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
@@ -577,15 +618,24 @@ async fn interrupt(
         end_failed(tx, job, &error).await?;
         return Ok(JobStatus::Failed);
     }
-    let status = if job.pausing { JobStatus::Paused } else { JobStatus::Queued };
+    let resting = job.trial.filter(|trial| trial.is_resting);
+    let status = if job.pausing || resting.is_some() { JobStatus::Paused } else { JobStatus::Queued };
     debug_assert!(job.status.may_become(status));
-    sqlx::query("UPDATE jobs SET status = ?, pausing = 0, lease_owner = NULL, lease_expires_at = NULL WHERE id = ?")
+    // One that rests and was to be paused all the same keeps the wish: a promotion does not set it going then.
+    sqlx::query("UPDATE jobs SET status = ?, pausing = ?, lease_owner = NULL, lease_expires_at = NULL WHERE id = ?")
         .bind(status.as_str())
+        .bind(job.pausing && resting.is_some())
         .bind(job.id.to_string())
         .execute(&mut *tx)
         .await?;
-    let phase = if job.pausing { Phase::Paused } else { Phase::Waiting };
+    let phase = if status == JobStatus::Paused { Phase::Paused } else { Phase::Waiting };
     phases::enter(tx, job.id, job.attempt, phase).await?;
+    if let Some(trial) = resting {
+        let message = format!("Rests after epoch {}. Its sweep compares it with others.", trial.rest_at.unwrap_or(0));
+        events::append(tx, job.id, "paused", &json!({"message": message, "attempt": job.attempt})).await?;
+        sweeps::decide(tx, trial.sweep).await?;
+        return Ok(status);
+    }
     if status == JobStatus::Paused {
         let data = json!({"message": "Paused. It goes on from its last checkpoint once it is resumed.", "attempt": job.attempt});
         events::append(tx, job.id, "paused", &data).await?;
@@ -596,17 +646,27 @@ async fn interrupt(
     Ok(JobStatus::Queued)
 }
 
-/// Refuses a job more than the queue takes. Paused ones count: they may come back at any time.
-pub(super) async fn require_room(tx: &mut SqliteConnection) -> Result<(), StoreError> {
+/// Refuses more jobs than the queue takes. Paused ones count: they may come back at any time.
+pub(super) async fn require_room(tx: &mut SqliteConnection, more: u64) -> Result<(), StoreError> {
     let waiting: i64 =
         sqlx::query_scalar("SELECT count(*) FROM jobs WHERE status IN ('queued', 'paused')").fetch_one(tx).await?;
-    if waiting as u64 >= QUEUED_JOBS {
+    if waiting as u64 + more > QUEUED_JOBS {
         return Err(refused(Code::Overloaded, format!("{waiting} jobs wait already; allowed are {QUEUED_JOBS}")));
     }
     Ok(())
 }
 
-async fn end_cancelled(tx: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
+/// Takes note that a running job is to end.
+pub(super) async fn mark_cancelling(tx: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
+    sqlx::query("UPDATE jobs SET status = 'cancelling', pausing = 0 WHERE id = ?")
+        .bind(job.id.to_string())
+        .execute(&mut *tx)
+        .await?;
+    events::append(&mut *tx, job.id, "cancelling", &json!({"message": "Asked to stop."})).await?;
+    phases::enter(tx, job.id, job.attempt, Phase::Stopping).await
+}
+
+pub(super) async fn end_cancelled(tx: &mut SqliteConnection, job: &Job) -> Result<(), StoreError> {
     end(tx, job, JobStatus::Cancelled, Some(StopReason::User), None, None).await?;
     events::append(tx, job.id, "cancelled", &json!({"message": "Cancelled."})).await
 }
@@ -616,8 +676,25 @@ async fn end_failed(tx: &mut SqliteConnection, job: &Job, error: &Refusal) -> Re
     events::append(tx, job.id, "failed", &json!({"message": error.detail, "code": error.code})).await
 }
 
-/// Sets a terminal status and frees what only a living job needs.
+/// Sets a terminal status, frees what only a living job needs, and lets the sweep of a trial decide about others.
 async fn end(
+    tx: &mut SqliteConnection,
+    job: &Job,
+    status: JobStatus,
+    stop_reason: Option<StopReason>,
+    error: Option<String>,
+    metrics: Option<String>,
+) -> Result<(), StoreError> {
+    let figures = metrics.as_deref().map(from_json::<BTreeMap<String, f64>>).transpose()?;
+    end_alone(tx, job, status, stop_reason, error, metrics).await?;
+    match &job.trial {
+        Some(trial) => sweeps::trial_ended(tx, job.id, trial.sweep, figures.as_ref()).await,
+        None => Ok(()),
+    }
+}
+
+/// The same, and nothing else.
+pub(super) async fn end_alone(
     tx: &mut SqliteConnection,
     job: &Job,
     status: JobStatus,

@@ -20,7 +20,8 @@ pub struct JobChange {
 
 impl Store {
     /// Asks a job to wait until it is resumed. A waiting one is paused at once; a running one once its trainer has stopped, or
-    /// not at all when it ends before. Asking again changes nothing.
+    /// not at all when it ends before. One that rests at a rung of its sweep is not set going by a promotion then. Asking again
+    /// changes nothing.
     ///
     /// # Errors
     /// There is none of this id, it is being cancelled, or it has ended.
@@ -28,6 +29,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let job = find(&mut tx, id).await?;
         match job.status {
+            JobStatus::Paused if rests(&job) => set(&mut tx, &job, JobStatus::Paused, true).await?,
             JobStatus::Paused => {}
             JobStatus::Running if job.pausing => {}
             JobStatus::Queued => {
@@ -48,11 +50,18 @@ impl Store {
     /// from there. One that waits or runs already stays as it is.
     ///
     /// # Errors
-    /// There is none of this id, it is being cancelled, or it has ended.
+    /// There is none of this id, it is being cancelled, it has ended, or its sweep alone can let it go on.
     pub async fn resume(&self, id: JobId) -> Result<Job, StoreError> {
         let mut tx = self.begin().await?;
         let job = find(&mut tx, id).await?;
         match job.status {
+            JobStatus::Paused if rests(&job) && job.pausing => set(&mut tx, &job, JobStatus::Paused, false).await?,
+            JobStatus::Paused if rests(&job) => {
+                let detail = format!(
+                    "the job {id} rests at a rung of its sweep, which lets it go on when it is among the best there"
+                );
+                return Err(refused(Code::JobStatus, detail));
+            }
             JobStatus::Paused => {
                 set(&mut tx, &job, JobStatus::Queued, false).await?;
                 events::append(&mut tx, id, "queued", &json!({"message": "Waiting for a worker again."})).await?;
@@ -100,7 +109,7 @@ impl Store {
         if alive == 0 {
             return Err(unknown_dataset(parent.dataset_id).into());
         }
-        require_room(&mut tx).await?;
+        require_room(&mut tx, 1).await?;
         let child = JobId::new();
         sqlx::query(
             "INSERT INTO jobs (id, name, dataset_id, family, spec, register, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
@@ -147,7 +156,12 @@ impl Store {
     }
 }
 
-async fn find(tx: &mut SqliteConnection, id: JobId) -> Result<Job, StoreError> {
+/// Whether it is for its sweep to decide how a job goes on.
+fn rests(job: &Job) -> bool {
+    job.trial.is_some_and(|trial| trial.is_resting)
+}
+
+pub(super) async fn find(tx: &mut SqliteConnection, id: JobId) -> Result<Job, StoreError> {
     let row: Option<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE j.id = ?")))
         .bind(id.to_string())
         .fetch_optional(tx)

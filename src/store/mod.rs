@@ -19,6 +19,7 @@ pub mod models;
 pub mod phases;
 pub mod registry;
 pub mod splits;
+pub mod sweeps;
 pub mod uploads;
 pub mod usage;
 

@@ -26,6 +26,7 @@ pub mod scoring;
 pub mod spec;
 pub mod stopping;
 mod sums;
+pub mod sweeps;
 mod update_rules;
 
 use std::time::{Duration, Instant};
@@ -122,6 +123,10 @@ pub fn train(
         }
         if run.validation_judges() && run.best.is_over(&assignment.spec.training.early_stopping) {
             break StopReason::EarlyStopped;
+        }
+        if stop.is_due(run.epoch) {
+            run.checkpoint(observer);
+            return Ok(Outcome::Stopped);
         }
         match run.epoch(observer, stop)? {
             Epoch::Done if stop.is_over() && run.epoch < assignment.spec.epochs() => break StopReason::MaxRuntime,
@@ -334,7 +339,8 @@ impl<'a> Run<'a> {
         observer.observe(Report::Progress(self.progress(steps)));
         self.sums = Sums::default();
         observer.observe(Report::Epoch { epoch: self.epoch, metrics });
-        if observer.takes_checkpoint() {
+        // One that stops here makes its checkpoint in any case.
+        if observer.takes_checkpoint() && !stop.is_due(self.epoch) {
             self.checkpoint(observer);
         }
         Ok(Epoch::Done)

@@ -65,11 +65,12 @@ impl Best {
     }
 }
 
-/// Asks a running training to stop at its next step. Shared between threads.
+/// Asks a running training to stop: at its next step, or after an epoch. Shared between threads.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag {
     raised: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    last_epoch: Option<u32>,
 }
 
 impl StopFlag {
@@ -78,12 +79,17 @@ impl StopFlag {
         Self { deadline, ..Self::default() }
     }
 
-    /// Asks.
+    /// The same, which also asks it to stop after so many epochs, exactly.
+    pub fn after_epoch(self, last_epoch: Option<u32>) -> Self {
+        Self { last_epoch, ..self }
+    }
+
+    /// Asks it to stop at its next step.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::Release);
     }
 
-    /// Whether somebody asked.
+    /// Whether it is to stop at its next step.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::Acquire)
     }
@@ -91,6 +97,11 @@ impl StopFlag {
     /// Whether the time of the job is over: it ends with what it has.
     pub fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Whether it is to stop after so many epochs.
+    pub fn is_due(&self, epochs: u32) -> bool {
+        self.last_epoch.is_some_and(|last| epochs >= last)
     }
 }
 

@@ -25,6 +25,7 @@ mod registry;
 mod server;
 mod splits;
 mod store;
+mod sweeps;
 mod uploads;
 mod usage;
 mod v2;

@@ -102,6 +102,13 @@ async fn answers_fit_their_published_schemas() {
     }
     fits(&validator("ImputeBody"), &json!({"rows": [[1, null], {"a": null, "b": 2}], "rounds": 3, "seed": 1}));
     assert!(!validator("ImputeBody").is_valid(&json!({"rows": [[[1]]]})), "cells are numbers, texts or null");
+    let sweep = json!({"base": short_job(&dataset), "search": {"kind": "asha", "trials": 2}, "space": {"/training/seed": {"int": [0, 9]}}});
+    fits(&validator("SweepSpec"), &sweep);
+    let sweep = app.post("/v1/sweeps", &sweep).await.expect(202);
+    fits(&validator("SweepTrialsView"), &sweep);
+    let path = format!("/v1/sweeps/{}", sweep["id"].as_str().unwrap());
+    fits(&validator("SweepTrialsView"), &app.get(&format!("{path}?wait=60s")).await.expect(200));
+    fits(&validator("List_SweepView"), &app.get("/v1/sweeps").await.expect(200));
     fits(&validator("FamiliesView"), &app.get("/v1/families").await.expect(200));
     fits(&validator("PresetsView"), &app.get("/v1/presets").await.expect(200));
     fits(&validator("ReadyView"), &app.get("/readyz").await.expect(200));

@@ -7,11 +7,13 @@ use latente::domain::id::UploadId;
 use latente::domain::job::{JobStatus, Phase, Retention, RetryFrom, RunOptions, StopReason};
 use latente::domain::metric::Metric;
 use latente::domain::refusal::{Code, Refusal};
+use latente::domain::sweep::SweepStatus;
 use latente::models::ModelSpec;
 use latente::store::checkpoints::CheckpointRecord;
 use latente::store::datasets::Origin;
 use latente::store::jobs::{EpochRecord, Interruption, JobFilter, Lease, NewJob};
 use latente::store::logs::LogLine;
+use latente::store::sweeps::NewSweep;
 use latente::store::uploads::UploadWriter;
 use latente::store::{Page, Store, StoreError};
 use latente::training::spec::TrainSpec;
@@ -222,6 +224,70 @@ async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
     bench.store.delete_model(model.id, false).await.unwrap();
     assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifact_chunks").await, 0);
     assert_eq!(query(&bench.database(), "PRAGMA freelist_count").await, 0, "deleted bytes go back to the disk");
+}
+
+#[tokio::test]
+async fn a_trial_rests_with_the_record_of_its_epoch_and_the_last_to_come_decides() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let json = r#"{"base": {}, "search": {"kind": "asha", "trials": 3, "reduction": 3}, "space": {}, "parallel": 1}"#;
+    let point = |number: i64| std::iter::once(("/training/seed".to_owned(), number.into())).collect();
+    let sweep = NewSweep {
+        spec: serde_json::from_str(json).unwrap(),
+        rungs: vec![2],
+        trials: (1..=3).map(|number| (point(number), bench.spec.clone())).collect(),
+        max_deaths: 3,
+        priority: 0,
+        options: RunOptions::default(),
+        idempotency_key: None,
+    };
+    let sweep = store.insert_sweep(&sweep).await.unwrap();
+    let jobs = store.sweep_jobs(sweep.id).await.unwrap();
+    let loss = |epoch: u32, value: f64| {
+        let metric = |name: &str| Metric { name: name.into(), value };
+        EpochRecord { epoch, metrics: vec![metric("train/loss"), metric("validation/loss")] }
+    };
+    let claim = async |expected: usize| {
+        let (job, lease) = store.claim_next("w").await.unwrap().unwrap();
+        assert_eq!(job.id, jobs[expected]);
+        assert!(store.claim_next("w").await.unwrap().is_none(), "only one of the sweep runs at once");
+        (job.trial.unwrap().rest_at, lease)
+    };
+    let (rest_at, first) = claim(0).await;
+    assert_eq!(rest_at, Some(2));
+    store.record_training(&first, &[loss(1, 1.0), loss(2, 1.5)], checkpoint(2, b"x")).await.unwrap();
+    // The server is killed before the trainer has stopped, and somebody wants the trial to stay where it is.
+    assert_eq!(store.reap(true, &[]).await.unwrap(), [(first.job, JobStatus::Paused)]);
+    store.request_pause(first.job).await.unwrap();
+    store.resume(first.job).await.unwrap();
+    let StoreError::Refused(refusal) = store.resume(first.job).await.unwrap_err() else { panic!() };
+    assert_eq!(refusal.code, Code::JobStatus);
+    store.request_pause(first.job).await.unwrap();
+    for (number, value) in [(1, 2.0), (2, 3.0)] {
+        let (_, lease) = claim(number).await;
+        store.record_training(&lease, &[loss(1, value)], None).await.unwrap();
+        assert_eq!(store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap(), JobStatus::Queued);
+        let (_, lease) = claim(number).await;
+        store.record_training(&lease, &[loss(2, value)], None).await.unwrap();
+        assert_eq!(store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap(), JobStatus::Paused);
+    }
+    for job in &jobs[1..] {
+        let job = store.job(*job).await.unwrap();
+        assert_eq!((job.status, job.stop_reason), (JobStatus::Cancelled, Some(StopReason::NotPromoted)));
+    }
+    assert_eq!(store.job(first.job).await.unwrap().status, JobStatus::Paused, "it was promoted, and still is to wait");
+    assert_eq!(store.resume(first.job).await.unwrap().status, JobStatus::Queued);
+    let (rest_at, first) = claim(0).await;
+    assert_eq!(rest_at, None, "it trains to its end");
+    let schema = store.dataset(bench.spec.dataset).await.unwrap().schema;
+    let figures = [Metric { name: "validation/loss".into(), value: 0.5 }];
+    store.succeed(&first, StopReason::Completed, &figures, &schema, b"model").await.unwrap();
+    let sweep = store.sweep(sweep.id).await.unwrap();
+    assert_eq!((sweep.status, sweep.counts.not_promoted), (SweepStatus::Succeeded, 2));
+    let trials = store.trials(&sweep).await.unwrap();
+    let facts: Vec<_> = trials.iter().map(|trial| (trial.number, trial.value, trial.rung)).collect();
+    assert_eq!(facts, [(1, Some(0.5), 1), (2, Some(2.0), 0), (3, Some(3.0), 0)]);
+    assert!(store.request_sweep_cancel(sweep.id).await.is_err());
 }
 
 #[tokio::test]
