@@ -62,6 +62,7 @@ fn status(code: Code) -> StatusCode {
         | Code::InvalidDataset
         | Code::MissingValues
         | Code::DeviceUnavailable
+        | Code::OutOfMemory
         | Code::Diverged => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -78,7 +79,7 @@ fn status(code: Code) -> StatusCode {
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
         Code::StorageFull | Code::ModelTooLarge => StatusCode::INSUFFICIENT_STORAGE,
         Code::Overloaded | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        Code::OutOfMemory | Code::TrainerDied | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::TrainerDied | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;
+pub mod estimates;
 pub mod exports;
 pub mod extract;
 pub mod families;

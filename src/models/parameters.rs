@@ -111,6 +111,12 @@ impl Builder {
         self.trained.iter().map(|(_, tensor)| sides(tensor)).sum()
     }
 
+    /// Numbers that fully connected layers take and give for one row.
+    pub fn units(&self) -> u64 {
+        let layers = self.trained.iter().map(|(_, tensor)| tensor.size()).filter(|sides| sides.len() == 2);
+        layers.flatten().map(|side| side as u64).sum()
+    }
+
     /// Where the parameters will live.
     pub fn device(&self) -> Device {
         self.device
