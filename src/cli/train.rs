@@ -10,7 +10,7 @@ use super::faults;
 use super::file::FileArgs;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
-use crate::jobs::messages::{Message, Order, Request};
+use crate::jobs::messages::{Message, Order, Request, Task};
 use crate::jobs::process::{Ending, TrainerConfig, TrainerProcess};
 use crate::training::presets::presets;
 use crate::training::spec::TrainSpec;
@@ -71,8 +71,15 @@ impl Train {
             threads: self.threads.unwrap_or(cores),
             memory_bytes: None,
         };
-        let (left_ms, rest_at) = (None, None);
-        let request = Request { spec, schema: ingested.schema, rows_path, rows: ingested.rows, left_ms, rest_at };
+        let request = Request {
+            spec,
+            schema: ingested.schema,
+            rows_path,
+            rows: ingested.rows,
+            left_ms: None,
+            rest_at: None,
+            task: Task::Train,
+        };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
         write_aside(&self.output, &artifact)?;
@@ -155,7 +162,7 @@ impl Train {
                     }
                     Message::Failed { error } => return Err(faults("the job failed", &error)),
                     Message::Stopped => bail!("the trainer was stopped"),
-                    Message::Started(_) | Message::Split { .. } | Message::Phase { .. } => {}
+                    Message::Started(_) | Message::Split { .. } | Message::Phase { .. } | Message::Probed { .. } => {}
                 }
             }
         }

@@ -166,6 +166,8 @@ pub const LOG_LINES: u32 = 2_000;
 pub const LOG_LINE_BYTES: usize = 1_000;
 /// Phases that are kept of the history of a job.
 pub const PHASES: i64 = 200;
+/// Jobs that are looked at at once before they are queued.
+pub const PROBES: usize = 2;
 /// Jobs that may wait in the queue.
 pub const QUEUED_JOBS: u64 = 10_000;
 /// Trials of one sweep.

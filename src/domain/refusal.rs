@@ -92,7 +92,7 @@ codes! {
     DeviceUnavailable = "device_unavailable", User, false;
     /// Training left the range of numbers before one epoch was done.
     Diverged = "diverged", User, false;
-    /// The trainer ran out of memory.
+    /// The job needs more memory than its trainer may have.
     OutOfMemory = "out_of_memory", Capacity, false;
     /// The trainer ended without a result, more often than is tried.
     TrainerDied = "trainer_died", Server, false;

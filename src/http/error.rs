@@ -63,6 +63,7 @@ fn status(code: Code) -> StatusCode {
         | Code::InvalidModel
         | Code::MissingValues
         | Code::DeviceUnavailable
+        | Code::OutOfMemory
         | Code::Diverged => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -84,7 +85,7 @@ fn status(code: Code) -> StatusCode {
         Code::Timeout => StatusCode::REQUEST_TIMEOUT,
         Code::StorageFull | Code::ModelTooLarge => StatusCode::INSUFFICIENT_STORAGE,
         Code::Overloaded | Code::ModelUnloaded | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        Code::OutOfMemory | Code::TrainerDied | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::TrainerDied | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

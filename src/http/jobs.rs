@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::error::{ApiError, Problem, internal};
+use super::estimates::EstimateView;
 use super::extract::{Id, Lenient, Nothing, Query};
 use super::life::WaitingView;
 use super::lists::{List, page};
@@ -174,6 +175,10 @@ pub struct CreateQuery {
     #[serde(default)]
     #[param(value_type = Option<bool>)]
     keep_after_success: bool,
+    /// Only tell what the job would take: memory, and time by a short look at it. Nothing is queued or kept.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    dry_run: bool,
 }
 
 impl CreateQuery {
@@ -201,11 +206,12 @@ impl CreateQuery {
 /// Queue a training job.
 ///
 /// Everything but `dataset` and `model.family` has a default. With an `Idempotency-Key` header the same request gives the same
-/// job, however often it is sent.
+/// job, however often it is sent. What cannot have the memory that it needs is refused. With `dry_run` the answer is what the job
+/// would take, after a second or two.
 #[utoipa::path(
     post, path = "/v1/jobs", tag = "jobs", request_body = TrainSpec,
     params(CreateQuery, ("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
-    responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
+    responses((status = 202, body = JobView), (status = 200, body = EstimateView, description = "The answer of a dry run"), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub async fn create_job(
     State(app): State<App>,
@@ -226,6 +232,11 @@ pub async fn create_job(
         other => ApiError::from(other),
     })?;
     let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
+    if query.dry_run {
+        let estimate = app.jobs.estimate(resolved.clone(), &dataset, &options).await?;
+        return Ok(Json(EstimateView::new(resolved, options, estimate)).into_response());
+    }
+    app.jobs.require_memory(&resolved, &dataset.schema, &options)?;
     let job = app.jobs.submit(resolved, query.priority, query.register, options, key).await?;
     let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())

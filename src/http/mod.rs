@@ -7,6 +7,7 @@ mod card_text;
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;
+pub mod estimates;
 pub mod exports;
 pub mod extract;
 pub mod families;

@@ -8,7 +8,10 @@ use crate::data::dataset::Schema;
 use crate::domain::job::{Phase, Progress, StopReason};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::Refusal;
+use crate::store::Store;
+use crate::store::datasets::Dataset;
 use crate::training::observer::Started;
+use crate::training::probe::Probed;
 use crate::training::spec::TrainSpec;
 
 /// The file that tells a trainer what to do.
@@ -31,6 +34,39 @@ pub struct Request {
     pub left_ms: Option<u64>,
     /// Stop after so many epochs, with a checkpoint: where a sweep compares its trials.
     pub rest_at: Option<u32>,
+    /// What becomes of it.
+    pub task: Task,
+}
+
+impl Request {
+    /// Training on a dataset, without a limit of time.
+    ///
+    /// # Errors
+    /// The current directory cannot be found.
+    pub fn train(spec: TrainSpec, dataset: &Dataset, store: &Store) -> std::io::Result<Self> {
+        Ok(Self {
+            spec,
+            schema: dataset.schema.clone(),
+            rows_path: std::path::absolute(store.rows_path(dataset.id))?,
+            rows: dataset.rows,
+            left_ms: None,
+            rest_at: None,
+            task: Task::Train,
+        })
+    }
+}
+
+/// What a trainer is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// To train.
+    Train,
+    /// To find out how fast it would train.
+    Probe {
+        /// How long steps are timed.
+        ms: u64,
+    },
 }
 
 /// From the trainer.
@@ -84,6 +120,13 @@ pub enum Message {
         metrics: Vec<Metric>,
         /// The model's name in the shared directory.
         file: String,
+    },
+    /// The end of a look at a job. The last message.
+    Probed {
+        /// What was seen.
+        probed: Probed,
+        /// The most memory that there was beside mapped files; `None` on a GPU, or where the system does not say.
+        peak_bytes: Option<u64>,
     },
     /// Stopped because it was asked to, after a checkpoint. The last message.
     Stopped,

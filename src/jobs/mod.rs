@@ -5,6 +5,7 @@
 //!
 //! Start reading with [`Jobs`], then `worker`.
 
+pub mod estimate;
 pub mod feed;
 mod log;
 pub mod messages;
@@ -17,12 +18,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
+use crate::domain::limits::PROBES;
 use crate::domain::reference::ModelName;
 use crate::store::jobs::{Job, NewJob};
 use crate::store::{Store, StoreError};
@@ -52,6 +54,8 @@ pub struct Jobs {
     tasks: Arc<Mutex<JoinSet<()>>>,
     devices: Arc<Devices>,
     config: Arc<JobsConfig>,
+    /// Jobs that are looked at before they are queued.
+    probing: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -112,7 +116,13 @@ impl Jobs {
             tasks.spawn(worker::work(Arc::clone(&shared), number));
         }
         tasks.spawn(reap(Arc::clone(&shared)));
-        Ok(Self { shared, tasks: Arc::new(Mutex::new(tasks)), devices: Arc::new(devices), config: Arc::new(config) })
+        Ok(Self {
+            shared,
+            tasks: Arc::new(Mutex::new(tasks)),
+            devices: Arc::new(devices),
+            config: Arc::new(config),
+            probing: Arc::new(Semaphore::new(PROBES)),
+        })
     }
 
     /// Puts a job with a resolved spec into the queue; its model is registered under a name where one is given. With a key that was used before, answers with that job.

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::messages::{Message, Order, REQUEST, RESUME, Request};
+use super::messages::{Message, Order, REQUEST, RESUME, Request, Task};
 use crate::data::rows::RowFile;
 use crate::domain::job::{Phase, Progress};
 use crate::domain::refusal::{Code, Refusal};
 use crate::training::checkpoint::{Checkpoint, RunState};
 use crate::training::device::Devices;
 use crate::training::observer::{Observer, Report};
+use crate::training::probe::{self as look, Probed};
 use crate::training::stopping::StopFlag;
 use crate::training::{Assignment, Finished, Outcome, TrainError, train};
 
@@ -71,11 +72,12 @@ pub fn run(directory: &Path) -> anyhow::Result<()> {
         send(&Message::Progress(progress));
     }
     let last = match outcome {
-        Ok(Ok(Outcome::Finished(Finished { stop_reason, metrics, artifact }))) => {
+        Ok(Ok(Done::Probed(probed, peak_bytes))) => Message::Probed { probed, peak_bytes },
+        Ok(Ok(Done::Trained(Outcome::Finished(Finished { stop_reason, metrics, artifact })))) => {
             std::fs::write(directory.join(MODEL), artifact)?;
             Message::Finished { stop_reason, metrics, file: MODEL.to_owned() }
         }
-        Ok(Ok(Outcome::Stopped)) => Message::Stopped,
+        Ok(Ok(Done::Trained(Outcome::Stopped))) => Message::Stopped,
         Ok(Err(error)) => Message::Failed { error },
         Err(panic) => Message::Failed { error: explain(&*panic) },
     };
@@ -92,7 +94,13 @@ pub fn probe() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &StopFlag) -> Result<Outcome, Refusal> {
+/// What came of a request.
+enum Done {
+    Trained(Outcome),
+    Probed(Probed, Option<u64>),
+}
+
+fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &StopFlag) -> Result<Done, Refusal> {
     let internal = |what: &str, error: &dyn std::fmt::Display| {
         eprintln!("{what}: {error}");
         Refusal::new(Code::Internal, what)
@@ -103,17 +111,32 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
     let device = Devices::probe().choose(request.spec.training.device)?;
     let threads = request.spec.threads(&request.schema, tch::get_num_threads().max(1) as u32);
     tch::set_num_threads(threads as i32);
+    let assignment = Assignment { spec: &request.spec, schema: &request.schema, rows: &rows, device };
+    let refusal = |error| match error {
+        TrainError::Refused(refusal) => refusal,
+        other @ TrainError::Checkpoint(_) => internal("The checkpoint does not fit the job.", &other),
+    };
+    if let Task::Probe { ms } = request.task {
+        let probed = look::probe(&assignment, Duration::from_millis(ms)).map_err(refusal)?;
+        return Ok(Done::Probed(probed, if device.is_cuda() { None } else { peak_bytes() }));
+    }
     let resume = match std::fs::read(directory.join(RESUME)) {
         Ok(bytes) => {
             Some(Checkpoint::from_bytes(&bytes).map_err(|error| internal("The checkpoint cannot be read.", &error))?)
         }
         Err(_) => None,
     };
-    let assignment = Assignment { spec: &request.spec, schema: &request.schema, rows: &rows, device };
-    train(&assignment, resume, reporter, stop).map_err(|error| match error {
-        TrainError::Refused(refusal) => refusal,
-        other @ TrainError::Checkpoint(_) => internal("The checkpoint does not fit the job.", &other),
-    })
+    train(&assignment, resume, reporter, stop).map(Done::Trained).map_err(refusal)
+}
+
+/// The most memory that this process had so far beside mapped files.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let find = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Some(find("VmHWM:")?.saturating_sub(find("RssFile:")?) << 10)
 }
 
 /// What a panic of libtorch means to the person who asked. Its own words stay in the log.

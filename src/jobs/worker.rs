@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Shared;
+use super::estimate;
 use super::log::JobLog;
 use super::messages::{Message, Order, Request};
 use super::process::{Ending, TrainerProcess};
@@ -125,16 +126,13 @@ async fn attempt(
     }
     let scratch = shared.store.scratch()?;
     let request = Request {
-        spec: job.spec.clone(),
-        schema: dataset.schema.clone(),
-        rows_path: std::path::absolute(shared.store.rows_path(dataset.id))?,
-        rows: dataset.rows,
         left_ms: job.options.left_ms(job.ran_ms),
         rest_at: job.trial.as_ref().and_then(|trial| trial.rest_at),
+        ..Request::train(job.spec.clone(), &dataset, &shared.store)?
     };
     let memory = job.options.memory_bytes(shared.trainer.memory_bytes);
-    let trainer = shared.trainer.with_memory(memory);
-    let process = TrainerProcess::start(&trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;
+    let limited = shared.trainer.with_memory(memory);
+    let process = TrainerProcess::start(&limited, scratch.directory(), &request, checkpoint.as_deref()).await?;
     tracing::debug!(job.id = %job.id, pid = process.pid(), "The trainer of job {} runs", job.id);
     log.note(format!(
         "The trainer runs as process {}; memory of its own: {}; time left: {}.",
@@ -151,17 +149,28 @@ async fn attempt(
     let mut end = outcome?;
     let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
     log.note(format!("The trainer ended: {how}."));
-    if let End::Failed(refusal) = &end {
-        log.note(format!("It failed with {}: {}", refusal.code.as_str(), refusal.detail));
-    }
-    if matches!(end, End::Died) && trainer::says_out_of_memory(&words) {
-        // It would only end so again.
+    // It would only end so again.
+    let ran_out = match &end {
+        End::Failed(refusal) => refusal.code == Code::OutOfMemory,
+        End::Died => trainer::says_out_of_memory(&words),
+        _ => false,
+    };
+    if ran_out {
         tracing::info!(job.id = %job.id, how, words, "The trainer of job {} ran out of memory", job.id);
-        end = End::Failed(trainer::out_of_memory());
+        log.note("It ran out of memory; smaller batches are tried.");
+        let fits = tokio::select! {
+            fits = estimate::fitting_batch(&limited, &shared.store, &request) => fits,
+            () = stop.notified() => None,
+            () = shared.shutdown.cancelled() => None,
+        };
+        end = End::Failed(estimate::out_of_memory(&job.spec, memory, fits));
     } else if matches!(end, End::Died) {
         tracing::warn!(job.id = %job.id, how, words, "The trainer of job {} died", job.id);
     } else if !words.is_empty() {
         tracing::info!(job.id = %job.id, words, "The trainer of job {} had something to say", job.id);
+    }
+    if let End::Failed(refusal) = &end {
+        log.note(format!("It failed with {}: {}", refusal.code.as_str(), refusal.detail));
     }
     Ok((end, dataset.schema, how))
 }
@@ -316,6 +325,8 @@ impl Drive<'_> {
                     let artifact = self.process.take_file(&file).await?;
                     end = Some(End::Finished { stop_reason, metrics, artifact });
                 }
+                // Nobody asked for that.
+                Message::Probed { .. } => {}
                 Message::Stopped => end = Some(End::Stopped),
                 Message::Failed { error } => end = Some(End::Failed(error)),
             }

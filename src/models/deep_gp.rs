@@ -71,6 +71,10 @@ impl Family for DeepGp {
         self.latent
     }
 
+    fn passes(&self) -> u32 {
+        self.samples
+    }
+
     fn check(&self, faults: &mut Faults) {
         faults.require_within("/layers", self.layers, 1..=8);
         faults.require_within("/width", self.width, 1..=65_536);

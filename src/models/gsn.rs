@@ -58,6 +58,10 @@ impl Family for Gsn {
         self.latent
     }
 
+    fn passes(&self) -> u32 {
+        self.walkback
+    }
+
     fn check(&self, faults: &mut Faults) {
         faults.require_within("/walkback", self.walkback, 1..=50);
         let most = if self.corruption == Corruption::Gaussian { 10.0 } else { 0.95 };

@@ -73,6 +73,10 @@ impl Family for Helmholtz {
         self.latent
     }
 
+    fn passes(&self) -> u32 {
+        self.samples
+    }
+
     fn check(&self, faults: &mut Faults) {
         faults.require_within("/samples", self.samples, 1..=100);
         for (position, units) in self.layers.iter().enumerate() {

@@ -64,6 +64,11 @@ pub trait Family: Clone + PartialEq + Default + Serialize + DeserializeOwned + T
     /// Width of the code.
     fn latent(&self) -> u32;
 
+    /// How often a row goes through the network in one step, about; what it takes of memory depends on it.
+    fn passes(&self) -> u32 {
+        1
+    }
+
     /// Reports settings that are not allowed. Pointers are relative to the settings: `/latent`.
     fn check(&self, faults: &mut Faults);
 
@@ -324,6 +329,11 @@ macro_rules! families {
             /// Width of the code.
             pub fn latent(&self) -> u32 {
                 match self { $(Self::$settings(settings) => settings.latent(),)* }
+            }
+
+            /// How often a row goes through the network in one step, about.
+            pub fn passes(&self) -> u32 {
+                match self { $(Self::$settings(settings) => settings.passes(),)* }
             }
 
             /// Where new rows come from.

@@ -150,6 +150,12 @@ impl Builder {
         self.trained.iter().chain(&self.buffers).map(|(name, tensor)| (name.clone(), sides(tensor))).collect()
     }
 
+    /// Numbers that fully connected layers take and give for one row.
+    pub fn units(&self) -> u64 {
+        let layers = self.trained.iter().map(|(_, tensor)| tensor.size()).filter(|sides| sides.len() == 2);
+        layers.flatten().map(|side| side as u64).sum()
+    }
+
     /// Where the parameters will live.
     pub fn device(&self) -> Device {
         self.device

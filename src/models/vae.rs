@@ -64,6 +64,10 @@ impl Family for Vae {
         self.latent
     }
 
+    fn passes(&self) -> u32 {
+        self.samples
+    }
+
     fn check(&self, faults: &mut Faults) {
         faults.require_within("/beta", self.beta, 0.0..=1000.0);
         faults.require_within("/samples", self.samples, 1..=100);

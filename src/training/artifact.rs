@@ -18,7 +18,7 @@ use crate::domain::limits::INFERENCE_BATCH_ROWS;
 use crate::domain::shape::RowShape;
 use crate::domain::treatment::Treatment;
 use crate::models::likelihood::Modelled;
-use crate::models::network::{Plan, Target};
+use crate::models::network::{NetworkKind, Plan, Target};
 use crate::models::noise::{Noise, Purpose};
 use crate::models::parameters::{Builder, MismatchError, Named, Parameters, values};
 use crate::models::sampler::Sampler;
@@ -133,6 +133,10 @@ pub struct Sketch {
     pub parameters: u64,
     /// Whether it can be trained layer by layer.
     pub has_stack: bool,
+    /// Width of a prepared row.
+    pub width: u64,
+    /// Numbers that its layers take and give for one row, about.
+    pub units: u64,
 }
 
 /// The size of the network that a settled spec describes. It takes no memory to find out.
@@ -141,7 +145,21 @@ pub fn sketch(spec: &TrainSpec, schema: &Schema) -> Sketch {
     let labels = if spec.learns_labels(schema) { sketched(&spec.target, schema.label_columns()) } else { Vec::new() };
     let mut builder = Builder::counting();
     let network = assemble(spec, schema.row_shape(), &columns, &labels, &mut builder);
-    Sketch { parameters: builder.count(), has_stack: network.stack().is_some() }
+    let width = columns.iter().map(|column| column.treatment.slots() as u64).sum();
+    // Layers that use the weights of others have none to be counted by.
+    let shared = if spec.network.tied { 2 } else { 1 };
+    let units = shared * (builder.units() + convolved(spec, schema));
+    Sketch { parameters: builder.count(), has_stack: network.stack().is_some(), width, units }
+}
+
+/// Numbers that convolutions take and give for one row: each image on the way to the code, and on the way back.
+fn convolved(spec: &TrainSpec, schema: &Schema) -> u64 {
+    let (NetworkKind::Conv, Some(image)) = (spec.network.kind, schema.image) else { return 0 };
+    let channels = std::iter::once(image.channels).chain(spec.network.channels());
+    let images = channels.zip(spec.network.sides(image));
+    let one_way: u64 =
+        images.map(|(channels, (height, width))| u64::from(channels) * u64::from(height) * u64::from(width)).sum();
+    4 * one_way
 }
 
 /// The names and shapes of the tensors of the network that a header describes. It takes no memory to find out.

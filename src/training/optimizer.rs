@@ -214,6 +214,11 @@ impl Optimizer {
         Self { rule, steps: 0, first, second }
     }
 
+    /// How many numbers an optimizer of this spec remembers for each that is trained.
+    pub fn memories(spec: &OptimizerSpec) -> u64 {
+        Rule::new(spec).memories().into_iter().filter(|has| *has).count() as u64
+    }
+
     /// The learning rate that schedules take shares of.
     pub fn lr(&self) -> f64 {
         self.rule.lr

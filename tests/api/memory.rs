@@ -8,6 +8,15 @@ const MIB: u64 = 1 << 20;
 /// What a trainer may have here, the least that can be set; more than half of it is libtorch's own.
 const LIMIT: u64 = 128 * MIB;
 const WIDTH: usize = 300;
+/// Rows of a batch that may fit by what is known before, and does not.
+const LARGE: usize = 32_000;
+
+/// The batch that a refusal says would fit.
+fn fitting(detail: &str) -> usize {
+    let words: Vec<&str> = detail.split_whitespace().collect();
+    let place = words.windows(2).position(|two| two == ["would", "fit."]).unwrap_or_else(|| panic!("{detail}"));
+    words[place - 1].parse().unwrap()
+}
 
 #[tokio::test]
 async fn a_file_three_times_the_memory_is_trained_on_and_a_batch_beyond_it_is_not() {
@@ -33,10 +42,20 @@ async fn a_file_three_times_the_memory_is_trained_on_and_a_batch_beyond_it_is_no
             "training": {"epochs": 1, "batch_size": batch},
         })
     };
-    let large = app.wait(&app.submit(&job(60_000)).await).await;
+    // What cannot fit is refused at once, and what does not fits is told with a batch that does.
+    let detail = app.post("/v1/jobs", &job(60_000)).await.refuses(422, "out_of_memory", &["/training/batch_size"]);
+    assert!(detail.contains("a trainer may have 128"), "{detail}");
+    let large = app.wait(&app.submit(&job(LARGE)).await).await;
     assert_eq!((&large["status"], &large["error"]["code"]), (&json!("failed"), &json!("out_of_memory")), "{large}");
     assert_eq!((&large["error"]["category"], &large["attempt"]), (&json!("capacity"), &json!(1)), "{large}");
-    assert!(large["error"]["detail"].as_str().unwrap().contains("batch_size"), "{large}");
+    assert_eq!(large["error"]["errors"][0]["pointer"], "/training/batch_size", "{large}");
+    let fits = fitting(large["error"]["detail"].as_str().unwrap());
+    let dry = app.post("/v1/jobs?dry_run=true", &job(LARGE)).await;
+    assert_eq!(fitting(&dry.refuses(422, "out_of_memory", &["/training/batch_size"])), fits);
+    let estimate = app.post("/v1/jobs?dry_run=true", &job(fits)).await.expect(200);
+    assert_eq!(estimate["memory"]["limit_bytes"], LIMIT);
+    assert!(estimate["memory"]["measured_bytes"].as_u64().unwrap() < LIMIT, "{estimate}");
+    app.train(&job(fits)).await;
     app.train(&job(256)).await;
     app.stop().await;
 }

@@ -168,3 +168,84 @@ async fn one_idempotency_key_makes_one_retry() {
     app.wait(child).await;
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_dry_run_tells_what_a_job_would_take_and_leaves_nothing() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(300).await;
+    let mut spec = short_job(&dataset);
+    spec["training"]["epochs"] = json!(1_000);
+    let path = "/v1/jobs?dry_run=true&max_memory_mib=1024";
+    // A key means nothing here: the request makes nothing.
+    let told = keyed(&app, path, "k", &spec).await.expect(200);
+    assert_eq!(told["spec"]["training"]["batch_size"], 8, "autos are resolved: {told}");
+    // An encoder of 64, 16 and twice 3 numbers, a decoder that mirrors it, and a variance.
+    let parameters = (64 * 16 + 16) + (16 * 6 + 6) + (3 * 16 + 16) + (16 * 64 + 64) + 1;
+    assert_eq!(told["parameters"], parameters);
+    assert!(told["model_bytes"].as_u64().unwrap() > 4 * parameters, "{told}");
+    assert_eq!((&told["time"]["epochs"], &told["limits"]["max_memory_mib"]), (&json!(1_000), &json!(1_024)));
+    let rows = ["train", "validation", "test"].map(|part| told["time"]["rows"][part].as_u64().unwrap());
+    assert_eq!(rows, [270, 30, 0]);
+    let figure = |name: &str| told["time"][name].as_f64().unwrap();
+    let epochs = 1_000.0 * figure("seconds_per_epoch");
+    let all = epochs + figure("preparing_seconds") + figure("finishing_seconds");
+    assert!((figure("seconds") / all - 1.0).abs() < 1e-9 && figure("seconds_per_epoch") > 0.0, "{told}");
+    assert!(270.0 / figure("rows_per_second") <= figure("seconds_per_epoch"), "{told}");
+    assert!(told["time"]["measured"]["steps"].as_u64().unwrap() >= 1, "{told}");
+    let limited = app.post("/v1/jobs?dry_run=true&max_runtime_seconds=1", &spec).await.expect(200);
+    assert!(limited["time"]["seconds"].as_f64().unwrap() <= 1.0, "{limited}");
+
+    let both = futures_util::future::join_all((0..6).map(|_| app.post("/v1/jobs?dry_run=true", &spec))).await;
+    assert!(both.iter().all(|answer| [200, 503].contains(&answer.status.as_u16())));
+    let refused: Vec<&Answer> = both.iter().filter(|answer| answer.status == 503).collect();
+    assert_eq!(refused.len(), 4, "two are looked at at once");
+    refused[0].refuses(503, "overloaded", &[]);
+    assert_eq!(app.get("/v1/jobs").await.expect(200)["data"], json!([]), "no job appears");
+    spec["training"]["epochs"] = json!(0);
+    app.post("/v1/jobs?dry_run=true", &spec).await.refuses(422, "invalid_request", &["/training/epochs"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_network_that_cannot_fit_is_refused_before_it_is_queued() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(100).await;
+    let mut spec = short_job(&dataset);
+    spec["network"] = json!({"hidden": [4_096, 4_096]});
+    for path in ["/v1/jobs?max_memory_mib=256", "/v1/jobs?max_memory_mib=256&dry_run=true"] {
+        let detail = app.post(path, &spec).await.refuses(422, "out_of_memory", &["/network/hidden"]);
+        assert!(detail.contains("a trainer may have 256"), "{detail}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn measured_memory_is_within_the_stated_factor_of_what_is_expected() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(1_000).await;
+    let network = |hidden: Value| json!({"hidden": hidden});
+    let conv = json!({"kind": "conv", "channels": [32, 64]});
+    let cases = [
+        ("autoencoder", json!({}), network(json!([2_048, 1_024])), 8),
+        ("autoencoder", json!({}), network(json!([512, 256])), 900),
+        ("vae", json!({"samples": 8}), network(json!([256])), 500),
+        ("gsn", json!({"walkback": 5}), network(json!([512])), 500),
+        ("helmholtz", json!({}), network(json!([256])), 500),
+        ("adversarial", json!({}), network(json!([512, 256])), 500),
+        ("contractive", json!({}), network(json!([256])), 500),
+        ("denoising", json!({}), conv, 256),
+    ];
+    for (family, settings, network, batch) in cases {
+        let spec = json!({
+            "dataset": dataset, "model": {"family": family, "settings": settings}, "network": network,
+            "training": {"batch_size": batch},
+        });
+        let told = app.post("/v1/jobs?dry_run=true", &spec).await.expect(200);
+        let bytes = |name: &str| told["memory"][name].as_f64().unwrap();
+        let times = bytes("measured_bytes") / bytes("expected_bytes");
+        println!("{family} {batch}: {times:.2} of {:.0} MiB", bytes("expected_bytes") / 1048576.0);
+        let factor = latente::training::memory::FACTOR;
+        assert!((1.0 / factor..=factor).contains(&times), "{family}: {times} of {}", told["memory"]);
+    }
+    app.stop().await;
+}
