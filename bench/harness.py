@@ -1,6 +1,6 @@
 """What the benchmarks share: running latente, a Python with packages of its own, and the sections of BENCHMARKS.md.
 
-Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py`, `files.py` and `quality.py` do.
+Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py`, `files.py`, `exports.py` and `quality.py` do.
 """
 
 import datetime
@@ -41,6 +41,7 @@ noisy, so each section says how busy it was.
 TITLES = {
     "train": "## Training speed, start, memory, size: `make bench`",
     "files": "## Files as packages carry them: `make files`",
+    "exports": "## Models in other programs: `make exports`",
     "ingest": "## Reading files: `make bench`",
     "quality": "## Quality: `make bench-quality`",
 }

@@ -2,6 +2,7 @@
 //!
 //! Handlers extract, check, make one call downwards and answer. Every address is in [`router`].
 
+pub mod artifacts;
 pub mod checkpoints;
 pub mod datasets;
 pub mod error;
@@ -145,10 +146,13 @@ fn routes() -> OpenApiRouter<App> {
         // GET DELETE        /v1/models/{id}
         // GET               /v1/models/{id}/artifacts/safetensors
         // GET               /v1/models/{id}/artifacts/spec
+        // GET               /v1/models/{id}/artifacts/onnx, torchscript
         .routes(routes!(models::list_models))
         .routes(routes!(models::get_model, models::delete_model))
-        .routes(routes!(models::download_model))
-        .routes(routes!(models::get_model_spec))
+        .routes(routes!(artifacts::download_model))
+        .routes(routes!(artifacts::get_model_spec))
+        .routes(routes!(artifacts::download_onnx))
+        .routes(routes!(artifacts::download_torchscript))
         // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score, interpolate
         .routes(routes!(encode::get_encode, encode::post_encode))
         .routes(routes!(decode::get_decode, decode::post_decode))

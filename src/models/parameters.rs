@@ -264,6 +264,13 @@ impl Parameters {
         self.device
     }
 
+    /// Makes the trained numbers constants: they have no gradients from here on.
+    pub fn freeze(&self) {
+        for (_, tensor) in &self.trained {
+            let _ = tensor.set_requires_grad(false);
+        }
+    }
+
     /// How many numbers are trained.
     pub fn count(&self) -> usize {
         self.flat.numel()

@@ -187,6 +187,11 @@ impl TrainedModel {
         Ok(Self { header, sampler, built })
     }
 
+    /// Makes its numbers constants, which cannot be trained any more.
+    pub(super) fn freeze(&self) {
+        self.built.parameters.freeze();
+    }
+
     /// Width of the code.
     pub fn latent(&self) -> usize {
         self.header.spec.model.latent() as usize
@@ -345,7 +350,8 @@ impl TrainedModel {
         }
     }
 
-    fn network(&self) -> &dyn Network {
+    /// The network, which takes prepared rows.
+    pub(super) fn network(&self) -> &dyn Network {
         &*self.built.network
     }
 

@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod checkpoint;
 pub mod device;
 pub mod evaluation;
+pub mod export;
 mod fused;
 mod likelihoods;
 pub mod observer;
