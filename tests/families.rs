@@ -6,6 +6,8 @@ mod exports;
 mod gaps;
 #[path = "families/networks.rs"]
 mod networks;
+#[path = "families/onnx.rs"]
+mod onnx;
 #[path = "families/scaling.rs"]
 mod scaling;
 

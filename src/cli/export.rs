@@ -26,9 +26,8 @@ pub(super) struct Export {
 impl Export {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let bytes = std::fs::read(&self.model).with_context(|| format!("{} cannot be read", self.model.display()))?;
-        let output = self
-            .output
-            .unwrap_or_else(|| PathBuf::from(format!("{}.{}", self.part.as_str(), self.form.ending())));
+        let output =
+            self.output.unwrap_or_else(|| PathBuf::from(format!("{}.{}", self.part.as_str(), self.form.ending())));
         Ok(export(&bytes, self.part, self.form, &output)?)
     }
 }

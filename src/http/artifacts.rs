@@ -94,8 +94,7 @@ async fn exported(app: &App, id: ModelId, part: Part, form: Form) -> Result<Resp
 }
 
 fn file(name: String, bytes: Vec<u8>) -> Result<Response, ApiError> {
-    let name =
-        HeaderValue::try_from(format!("attachment; filename=\"{name}\"")).map_err(|error| internal(&error))?;
+    let name = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")).map_err(|error| internal(&error))?;
     let kind = HeaderValue::from_static("application/octet-stream");
     Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], bytes).into_response())
 }

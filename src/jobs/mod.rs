@@ -201,13 +201,7 @@ impl Jobs {
     ///
     /// # Errors
     /// As many are being made as this server makes at once, or the process failed.
-    pub async fn export(
-        &self,
-        directory: &Path,
-        model: &[u8],
-        part: Part,
-        form: Form,
-    ) -> Result<Vec<u8>, ExportFault> {
+    pub async fn export(&self, directory: &Path, model: &[u8], part: Part, form: Form) -> Result<Vec<u8>, ExportFault> {
         let turn = tokio::time::timeout(EXPORT_WAIT, self.exports.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             let detail = "as many models are being exported as this server exports at once; try again in a moment";

@@ -294,7 +294,8 @@ impl Network for Processes {
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
         let weights = Weights::Drawn(step.noise);
-        let code = through(&self.encoder, &repeated(&self.filling.fill(x), i64::from(self.settings.samples)), |_| weights);
+        let code =
+            through(&self.encoder, &repeated(&self.filling.fill(x), i64::from(self.settings.samples)), |_| weights);
         let outputs = through(&self.decoder, &code, |_| weights);
         let reconstruction = mean(&self.likelihood.negative_log(&outputs, x));
         let heads = self.head.iter().map(|(process, _)| process);

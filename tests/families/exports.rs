@@ -1,8 +1,10 @@
 //! Models as files for other programs: every part of every family gives what the model itself gives, whatever the number of
 //! rows.
 
+use super::onnx::File;
 use super::*;
 use latente::models::network::{Activation, NetworkKind};
+use latente::models::parameters::values;
 use latente::training::export::{ExportError, Form, Part, export};
 use tch::{CModule, IValue, Kind, Tensor};
 
@@ -113,17 +115,21 @@ fn check(what: &str, artifact: &[u8], rows: &[f32]) {
         }
         let script = CModule::load(&path).unwrap();
         export(artifact, part, Form::Onnx, &path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let file = File::read(&std::fs::read(&path).unwrap());
         for count in [1, 3, 7] {
             let rows = &rows[..count * width];
             let codes = model.encode(rows).0;
             let (input, wide) = if part == Part::Decoder { (&codes[..], latent) } else { (rows, width) };
             let expected = answers(&model, part, input);
             let x = Tensor::from_slice(input).view([count as i64, wide as i64]);
-            let told = tensors(tch::no_grad(|| script.forward_is(&[IValue::Tensor(x)])).unwrap());
-            assert_eq!(told.len(), expected.len(), "{what}");
-            for (told, expected) in told.iter().zip(&expected) {
-                assert_eq!(told.kind(), Kind::Float, "{what}");
-                near(&format!("{what}, {count} rows"), &latente::models::parameters::values(told), expected);
+            let by_script = tensors(tch::no_grad(|| script.forward_is(&[IValue::Tensor(x.shallow_clone())])).unwrap());
+            let by_file = tch::no_grad(|| file.run(&x));
+            for (form, told) in [("TorchScript", by_script), ("ONNX", by_file)] {
+                assert_eq!(told.len(), expected.len(), "{what}");
+                for (place, (told, expected)) in told.iter().zip(&expected).enumerate() {
+                    assert_eq!(told.kind(), Kind::Float, "{what}");
+                    near(&format!("{what} as {form}, {count} rows, output {place}"), &values(told), expected);
+                }
             }
         }
     }

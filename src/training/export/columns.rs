@@ -26,13 +26,31 @@ struct Group {
 
 /// What is done to a group; tensors have one number a column.
 enum Way {
-    Linear { shift: Tensor, scale: Tensor, unit: bool },
-    Quantile { forward: Lines, back: Lines, slope: Tensor },
-    Log { shift: Tensor, scale: Tensor, count: bool },
+    Linear {
+        shift: Tensor,
+        scale: Tensor,
+        unit: bool,
+    },
+    Quantile {
+        forward: Lines,
+        back: Lines,
+        slope: Tensor,
+    },
+    Log {
+        shift: Tensor,
+        scale: Tensor,
+        count: bool,
+    },
     /// One column.
-    OneHot { levels: Tensor },
+    OneHot {
+        levels: Tensor,
+    },
     /// One column; the levels, and the rank of each from 0 to 1.
-    Rank { levels: Tensor, ranks: Tensor, range: f64 },
+    Rank {
+        levels: Tensor,
+        ranks: Tensor,
+        range: f64,
+    },
 }
 
 impl Columns {
@@ -42,10 +60,11 @@ impl Columns {
         let mut slot = 0;
         for (place, treatment) in preparation.columns.iter().enumerate() {
             let slots = treatment.slots() as i64;
-            let group = members.iter().position(|group| together(group.treatments[0], treatment)).unwrap_or_else(|| {
-                members.push(Members::default());
-                members.len() - 1
-            });
+            let group =
+                members.iter().position(|group| together(group.treatments[0], treatment)).unwrap_or_else(|| {
+                    members.push(Members::default());
+                    members.len() - 1
+                });
             let group = &mut members[group];
             group.treatments.push(treatment);
             group.columns.push(place as i64);
@@ -68,7 +87,8 @@ impl Columns {
 
     /// Rows `[rows, columns]` in the user's units, prepared: `[rows, width]`.
     pub fn prepare(&self, rows: &Tensor) -> Tensor {
-        let parts: Vec<Tensor> = self.groups.iter().map(|group| group.way.prepare(&pick(rows, &group.columns))).collect();
+        let parts: Vec<Tensor> =
+            self.groups.iter().map(|group| group.way.prepare(&pick(rows, &group.columns))).collect();
         join(parts, &self.slots)
     }
 
@@ -240,8 +260,9 @@ mod tests {
     use crate::models::parameters::values;
 
     fn preparation() -> Preparation {
-        let knots =
-            |knots: &[(f32, f32)]| knots.iter().map(|(value, normal)| Knot { value: *value, normal: *normal }).collect();
+        let knots = |knots: &[(f32, f32)]| {
+            knots.iter().map(|(value, normal)| Knot { value: *value, normal: *normal }).collect()
+        };
         let columns = vec![
             Treatment::Linear { shift: 10.0, scale: 4.0, unit: false },
             Treatment::OneHot { levels: vec![1.0, 2.0, 5.0] },
@@ -279,8 +300,7 @@ mod tests {
         }
         let x = Tensor::from_slice(&rows).view([-1, 10]);
         same(&values(&columns.prepare(&x)), &expected);
-        let prepared: Vec<f32> =
-            (0..13 * 13).map(|n| ((n * 37 % 101) as f32 - 40.0) / 23.0).collect();
+        let prepared: Vec<f32> = (0..13 * 13).map(|n| ((n * 37 % 101) as f32 - 40.0) / 23.0).collect();
         let width = preparation.prepared_width();
         assert_eq!(width, 12);
         let prepared = &prepared[..width * 14];

@@ -12,7 +12,7 @@ mod lines;
 mod onnx;
 mod operations;
 mod passes;
-mod proto;
+pub mod proto;
 mod recording;
 
 use std::path::Path;
@@ -128,7 +128,11 @@ pub fn export(bytes: &[u8], part: Part, form: Form, file: &Path) -> Result<(), E
 }
 
 /// What a part does, recorded.
-fn record(model: &TrainedModel, passes: &Passes<'_>, part: Part) -> Result<(Recording, passes::Signature), ExportError> {
+fn record(
+    model: &TrainedModel,
+    passes: &Passes<'_>,
+    part: Part,
+) -> Result<(Recording, passes::Signature), ExportError> {
     model.freeze();
     let signature = passes.signature(part)?;
     let trial = passes.trial(&signature, RECORDED_ROWS);

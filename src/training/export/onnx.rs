@@ -332,5 +332,10 @@ fn tensor_proto(tensor: &Tensor, name: &str) -> Result<TensorProto, String> {
         other => return Err(format!("tensors of the kind {other:?} are not known here")),
     };
     let data_type = i32::try_from(element_of(kind_name(tensor.kind())?)?).map_err(|error| error.to_string())?;
-    Ok(TensorProto { dims: tensor.size(), data_type: Some(data_type), name: Some(name.to_owned()), raw_data: Some(data) })
+    Ok(TensorProto {
+        dims: tensor.size(),
+        data_type: Some(data_type),
+        name: Some(name.to_owned()),
+        raw_data: Some(data),
+    })
 }

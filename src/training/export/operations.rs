@@ -592,4 +592,3 @@ fn like(w: &mut Writer<'_>, node: &Node, operator: &str) -> Outcome {
     let y = w.add(operator, &[&x, &sides], &[]);
     made(w, node, y)
 }
-

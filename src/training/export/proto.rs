@@ -2,6 +2,8 @@
 //!
 //! Names and numbers of fields are those of the format, version 8 of its intermediate representation.
 
+#![expect(missing_docs, reason = "the names of fields are those of the format")]
+
 use prost::Message;
 
 /// A whole file.
