@@ -83,7 +83,6 @@ pub enum Setting<'a> {
     Int(i64),
     Ints(&'a [i64]),
     Real(f64),
-    Text(&'a str),
 }
 
 /// Gathers operations and constants.
@@ -274,10 +273,6 @@ fn written(name: &str, setting: &Setting<'_>) -> AttributeProto {
         Setting::Real(number) => {
             one.f = Some(*number as f32);
             attribute::FLOAT
-        }
-        Setting::Text(text) => {
-            one.s = Some(text.as_bytes().to_vec());
-            attribute::STRING
         }
     });
     one

@@ -109,8 +109,7 @@ pub fn translate(w: &mut Writer<'_>, node: &Node) -> Outcome {
         "aten::masked_fill" => choice(w, node, [1, 2, 0]),
         "aten::linear" => linear(w, node),
         "aten::matmul" => pair(w, node, "MatMul"),
-        "aten::conv2d" => convolution(w, node, "Conv"),
-        "aten::conv_transpose2d" => convolution(w, node, "ConvTranspose"),
+        "aten::_convolution" => convolution(w, node),
         "aten::batch_norm" => batch_norm(w, node),
         "aten::layer_norm" => layer_norm(w, node),
         "aten::group_norm" => group_norm(w, node),
@@ -473,22 +472,21 @@ fn linear(w: &mut Writer<'_>, node: &Node) -> Outcome {
     made(w, node, y)
 }
 
-fn convolution(w: &mut Writer<'_>, node: &Node, operator: &str) -> Outcome {
+fn convolution(w: &mut Writer<'_>, node: &Node) -> Outcome {
     let (x, weight, bias) = (tensor(w, node, 0)?, tensor(w, node, 1)?, tensor(w, node, 2)?);
-    let (strides, padding) = (ints(w, node, 3)?, ints(w, node, 4)?);
+    let (strides, padding, dilations) = (ints(w, node, 3)?, ints(w, node, 4)?, ints(w, node, 5)?);
+    let (transposed, added, groups) = (flag(w, node, 6)?, ints(w, node, 7)?, int(w, node, 8)?);
     let pads = [&padding[..], &padding[..]].concat();
-    let mut settings = vec![("strides", Setting::Ints(&strides)), ("pads", Setting::Ints(&pads))];
-    let transposed = operator == "ConvTranspose";
-    let added = if transposed { ints(w, node, 5)? } else { Vec::new() };
+    let mut settings = vec![
+        ("strides", Setting::Ints(&strides)),
+        ("pads", Setting::Ints(&pads)),
+        ("dilations", Setting::Ints(&dilations)),
+        ("group", Setting::Int(groups)),
+    ];
     if transposed {
         settings.push(("output_padding", Setting::Ints(&added)));
     }
-    // Groups and dilations stand in another order there.
-    let (dilation, groups) = if transposed { (7, 6) } else { (5, 6) };
-    let dilations = ints(w, node, dilation)?;
-    settings.push(("dilations", Setting::Ints(&dilations)));
-    settings.push(("group", Setting::Int(int(w, node, groups)?)));
-    let y = w.add(operator, &[&x, &weight, &bias], &settings);
+    let y = w.add(if transposed { "ConvTranspose" } else { "Conv" }, &[&x, &weight, &bias], &settings);
     made(w, node, y)
 }
 
