@@ -72,9 +72,11 @@ async fn parts_that_are_not_there_are_refused_with_those_that_are() {
         }
         app.get(&format!("{address}?part=predictor")).await.refuses(422, "invalid_request", &[]);
         app.get(&format!("{address}?parts=encoder")).await.refuses(422, "invalid_request", &["?parts"]);
-        app.get(&format!("/v1/models/mdl_0198c5d2a1b37e6f9a1b2c3d4e5f6071/artifacts/{form}"))
-            .await
-            .refuses(404, "not_found", &[]);
+        app.get(&format!("/v1/models/mdl_0198c5d2a1b37e6f9a1b2c3d4e5f6071/artifacts/{form}")).await.refuses(
+            404,
+            "not_found",
+            &[],
+        );
     }
     app.stop().await;
 }
