@@ -58,6 +58,7 @@ fn kind(element: i64) -> Kind {
     match i32::try_from(element).unwrap() {
         element::FLOAT => Kind::Float,
         element::DOUBLE => Kind::Double,
+        element::INT32 => Kind::Int,
         element::INT64 => Kind::Int64,
         element::BOOL => Kind::Bool,
         other => panic!("element {other}"),

@@ -283,6 +283,7 @@ fn kind_name(kind: Kind) -> Result<&'static str, String> {
         Kind::Float => Ok("Float"),
         Kind::Double => Ok("Double"),
         Kind::Int64 => Ok("Long"),
+        Kind::Int => Ok("Int"),
         Kind::Bool => Ok("Bool"),
         other => Err(format!("tensors of the kind {other:?} are not known here")),
     }
@@ -294,6 +295,7 @@ pub fn element_of(kind: &str) -> Result<i64, String> {
         "Float" => Ok(element::FLOAT.into()),
         "Double" => Ok(element::DOUBLE.into()),
         "Long" => Ok(element::INT64.into()),
+        "Int" => Ok(element::INT32.into()),
         "Bool" => Ok(element::BOOL.into()),
         other => Err(format!("tensors of the kind {other} are not known here")),
     }
@@ -311,6 +313,11 @@ fn tensor_proto(tensor: &Tensor, name: &str) -> Result<TensorProto, String> {
         }
         Kind::Double => {
             let mut values = vec![0_f64; count];
+            flat.copy_data(&mut values, count);
+            bytemuck::cast_slice::<_, u8>(&values).to_vec()
+        }
+        Kind::Int => {
+            let mut values = vec![0_i32; count];
             flat.copy_data(&mut values, count);
             bytemuck::cast_slice::<_, u8>(&values).to_vec()
         }
