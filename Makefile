@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files v2 pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files v2 exports pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ files: build ## files of packages, from upload to a model (fetches them)
 
 v2: build ## Triton's own client against this server, each answer compared with that of /v1 (fetches it)
 	@$(PYTHON) bench/v2.py
+
+exports: build ## exported models in onnxruntime and PyTorch beside the server's answers (fetches them into .bench/)
+	@$(PYTHON) bench/exports.py
 
 pictures: build ## train every family on the digits in demo/ and draw what came of it into docs/pictures/
 	@$(PYTHON) scripts/pictures.py

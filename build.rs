@@ -41,6 +41,6 @@ fn compile_shim(library: &Path) {
         .define("_GLIBCXX_USE_CXX11_ABI", layout.as_str())
         .includes([include.join("torch/csrc/api/include"), include])
         .warnings(false)
-        .file("native/torch_shim.cpp")
+        .files(["native/torch_shim.cpp", "native/trace_shim.cpp"])
         .compile("latente_torch_shim");
 }

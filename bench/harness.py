@@ -1,6 +1,6 @@
 """What the benchmarks share: running latente, a Python with packages of its own, and the sections of BENCHMARKS.md.
 
-Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py`, `files.py`, `v2.py` and `quality.py` do.
+Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py`, `files.py`, `v2.py`, `exports.py` and `quality.py` do.
 """
 
 import datetime
@@ -43,6 +43,7 @@ TITLES = {
     "serve": "## Answers of models: `make bench`",
     "pressure": "## A server under pressure: `make bench`",
     "files": "## Files as packages carry them: `make files`",
+    "exports": "## Models in other programs: `make exports`",
     "ingest": "## Reading files: `make bench`",
     "v2": "## Triton's own client: `make v2`",
     "quality": "## Quality: `make bench-quality`",

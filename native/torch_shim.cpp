@@ -1,30 +1,12 @@
+#include "caught.h"
 #include "torch_shim.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_fused_adamw.h>
 
-#include <cstdio>
-#include <exception>
-
 namespace {
 
 at::TensorList one(void* tensor) { return at::TensorList(static_cast<at::Tensor*>(tensor), 1); }
-
-// Runs `work`; an exception becomes a message.
-template <typename Work>
-int caught(char* message, std::size_t capacity, Work work) {
-    try {
-        work();
-        return 0;
-    } catch (const c10::Error& error) {
-        std::snprintf(message, capacity, "%s", error.what_without_backtrace());
-    } catch (const std::exception& error) {
-        std::snprintf(message, capacity, "%s", error.what());
-    } catch (...) {
-        std::snprintf(message, capacity, "an exception of an unknown kind");
-    }
-    return 1;
-}
 
 }  // namespace
 

@@ -1,9 +1,13 @@
 //! The contract that every family passes, over the whole table. A new family is tested by being in it.
 
+#[path = "families/exports.rs"]
+mod exports;
 #[path = "families/gaps.rs"]
 mod gaps;
 #[path = "families/networks.rs"]
 mod networks;
+#[path = "families/onnx.rs"]
+mod onnx;
 #[path = "families/scaling.rs"]
 mod scaling;
 

@@ -1,9 +1,11 @@
 //! The command line.
 //!
-//! `serve` runs the server, `train` trains without one, `inspect` says what is in a file, `doctor` what works on this machine.
+//! `serve` runs the server, `train` trains without one, `inspect` says what is in a file, `export` makes files for other programs,
+//! `doctor` says what works on this machine.
 //! `trainer` is what `serve` and `train` start for each job; it is hidden, because its messages are for programs.
 
 mod doctor;
+mod export;
 mod file;
 mod inspect;
 mod train;
@@ -38,6 +40,8 @@ enum Command {
     Train(train::Train),
     /// Say what is in a file: its columns, what they hold, and what may need a second thought.
     Inspect(inspect::Inspect),
+    /// Make an ONNX or TorchScript file of a model, for other programs.
+    Export(export::Export),
     /// Say what works on this machine and what does not.
     Doctor {
         #[command(flatten)]
@@ -78,6 +82,7 @@ pub fn run() -> anyhow::Result<()> {
         }
         Command::Train(command) => runtime()?.block_on(command.run()),
         Command::Inspect(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Doctor { settings, config } => {
             let config = settings.with_file(config.as_deref())?.resolve()?;
             runtime()?.block_on(doctor::run(&config))

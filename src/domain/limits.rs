@@ -148,6 +148,8 @@ pub const PAGE_ROWS: u64 = 100;
 pub const PAGE_ROWS_MOST: u64 = 10_000;
 /// Downloads of rows as files that are written at once.
 pub const EXPORTS: usize = 16;
+/// Models that are turned into files for other programs at once; each takes a process, and memory several times its size.
+pub const MODEL_EXPORTS: usize = 2;
 /// The most points of one metric series in one answer.
 pub const METRIC_POINTS_MOST: u32 = 10_000;
 /// Seconds that `?wait=` may hold a request open.

@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::data::DataError;
 use crate::domain::refusal::{Category, Code, Fault, Refusal};
+use crate::jobs::exporter::ExportFault;
 use crate::serving::ServingError;
 use crate::store::StoreError;
 
@@ -104,6 +105,16 @@ impl From<StoreError> for ApiError {
                 Self(Refusal::new(Code::StorageFull, "the server's disk has no room; nothing was changed"))
             }
             other => internal(&other),
+        }
+    }
+}
+
+impl From<ExportFault> for ApiError {
+    fn from(error: ExportFault) -> Self {
+        match error {
+            ExportFault::Refused(refusal) => Self(refusal),
+            ExportFault::Io(error) => StoreError::Io(error).into(),
+            failed @ ExportFault::Failed(_) => internal(&failed),
         }
     }
 }

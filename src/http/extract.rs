@@ -15,7 +15,7 @@ use serde_path_to_error::{Path, Segment};
 
 use super::App;
 use super::error::ApiError;
-use crate::domain::id::{DatasetId, JobId, ModelId, UploadId};
+use crate::domain::id::{DatasetId, JobId, ModelId, SweepId, UploadId};
 use crate::domain::limits::{FAULTS_LISTED, JSON_BODY_BYTES};
 use crate::domain::reference::ModelName;
 use crate::domain::refusal::{Code, Faults, Refusal};
@@ -43,7 +43,7 @@ macro_rules! parsed_in_path {
     )*};
 }
 
-parsed_in_path!(DatasetId JobId ModelName UploadId);
+parsed_in_path!(DatasetId JobId ModelName SweepId UploadId);
 
 /// The model that the path means, where that was found out before its handler: an alias that moves meanwhile must not give the
 /// handler another one.

@@ -2,6 +2,7 @@
 //!
 //! Handlers extract, check, make one call downwards and answer. Every address is in [`router`].
 
+pub mod artifacts;
 pub mod card;
 mod card_text;
 pub mod checkpoints;
@@ -183,13 +184,16 @@ fn routes() -> OpenApiRouter<App> {
         // GET               /v1/models/{id}/card
         // GET               /v1/models/{id}/artifacts/safetensors
         // GET               /v1/models/{id}/artifacts/spec
+        // GET               /v1/models/{id}/artifacts/onnx, torchscript
         .routes(routes!(models::list_models, imports::import_model))
         .routes(routes!(models::get_model, models::change_model, models::delete_model))
         .routes(routes!(registry::list_aliases))
         .routes(routes!(registry::set_alias, registry::delete_alias))
         .routes(routes!(card::get_card))
-        .routes(routes!(models::download_model))
-        .routes(routes!(models::get_model_spec))
+        .routes(routes!(artifacts::download_model))
+        .routes(routes!(artifacts::get_model_spec))
+        .routes(routes!(artifacts::download_onnx))
+        .routes(routes!(artifacts::download_torchscript))
         // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score, interpolate
         .routes(routes!(encode::get_encode, encode::post_encode))
         .routes(routes!(decode::get_decode, decode::post_decode))

@@ -1,18 +1,16 @@
-//! Models: look at, name, download, delete.
+//! Models: look at, name, delete. Their files are in `artifacts`.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::error::{ApiError, Problem, internal};
+use super::error::{ApiError, Problem};
 use super::extract::{Id, Lenient, Nothing, Query};
-use super::inference::ModelInPath;
 use super::lists::{List, page};
 use crate::data::dataset::Column;
 use crate::domain::id::{DatasetId, JobId, ModelId};
@@ -188,35 +186,4 @@ pub async fn delete_model(
     app.store.delete_model(id, query.force).await?;
     app.inference.forget(id).await;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Download a model: a safetensors file whose metadata key `latente` holds spec, columns and scaling as JSON.
-#[utoipa::path(
-    get, path = "/v1/models/{id}/artifacts/safetensors", tag = "models", params(ModelInPath),
-    responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = "default", body = Problem, content_type = "application/problem+json"))
-)]
-pub async fn download_model(
-    State(app): State<App>,
-    _: Query<Nothing>,
-    Id(id): Id<ModelId>,
-) -> Result<Response, ApiError> {
-    let model = app.store.model(id).await?;
-    let bytes = app.store.artifact(model.artifact_id).await?;
-    let name = HeaderValue::try_from(format!("attachment; filename=\"{id}.safetensors\""))
-        .map_err(|error| internal(&error))?;
-    let kind = HeaderValue::from_static("application/octet-stream");
-    Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, name)], bytes).into_response())
-}
-
-/// The spec that a model was trained by; post it again to train another.
-#[utoipa::path(
-    get, path = "/v1/models/{id}/artifacts/spec", tag = "models", params(ModelInPath),
-    responses((status = 200, body = TrainSpec), (status = "default", body = Problem, content_type = "application/problem+json"))
-)]
-pub async fn get_model_spec(
-    State(app): State<App>,
-    _: Query<Nothing>,
-    Id(id): Id<ModelId>,
-) -> Result<Json<TrainSpec>, ApiError> {
-    Ok(Json(app.store.model(id).await?.spec.clone()))
 }

@@ -6,6 +6,7 @@
 //! Start reading with [`Jobs`], then `worker`.
 
 pub mod estimate;
+pub mod exporter;
 pub mod feed;
 mod log;
 pub mod messages;
@@ -15,6 +16,7 @@ pub mod trainer;
 mod worker;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,12 +26,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
-use crate::domain::limits::PROBES;
+use crate::domain::limits::{MODEL_EXPORTS, PROBES};
 use crate::domain::reference::ModelName;
+use crate::domain::refusal::{Code, Refusal};
 use crate::store::jobs::{Job, NewJob};
 use crate::store::{Store, StoreError};
 use crate::training::device::Devices;
+use crate::training::export::{Form, Part};
 use crate::training::spec::TrainSpec;
+use exporter::ExportFault;
 use feed::Feed;
 use process::TrainerConfig;
 
@@ -37,6 +42,8 @@ use process::TrainerConfig;
 pub const MAX_DEATHS: u32 = 3;
 /// Leases that ran out are looked for this often.
 const REAP: Duration = Duration::from_secs(5);
+/// So long an export waits for its turn.
+const EXPORT_WAIT: Duration = Duration::from_secs(30);
 
 /// What the operator set.
 #[derive(Clone, Debug)]
@@ -56,6 +63,8 @@ pub struct Jobs {
     config: Arc<JobsConfig>,
     /// Jobs that are looked at before they are queued.
     probing: Arc<Semaphore>,
+    /// Models that are exported at once.
+    exports: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -122,6 +131,7 @@ impl Jobs {
             devices: Arc::new(devices),
             config: Arc::new(config),
             probing: Arc::new(Semaphore::new(PROBES)),
+            exports: Arc::new(Semaphore::new(MODEL_EXPORTS)),
         })
     }
 
@@ -193,6 +203,19 @@ impl Jobs {
         let job = self.shared.store.retry(id, from, MAX_DEATHS, key).await?;
         self.shared.queued.notify_one();
         Ok(job)
+    }
+
+    /// A part of a model as a file for other programs, made by a process of its own in `directory`.
+    ///
+    /// # Errors
+    /// As many are being made as this server makes at once, or the process failed.
+    pub async fn export(&self, directory: &Path, model: &[u8], part: Part, form: Form) -> Result<Vec<u8>, ExportFault> {
+        let turn = tokio::time::timeout(EXPORT_WAIT, self.exports.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            let detail = "as many models are being exported as this server exports at once; try again in a moment";
+            return Err(Refusal::new(Code::Overloaded, detail).into());
+        };
+        exporter::export(&self.shared.trainer, directory, model, part, form).await
     }
 
     /// Workers that have nothing to do.

@@ -13,6 +13,8 @@
 //! The network's own layers are not used: hidden layers are processes too. With label columns, one more process tells them
 //! from the code.
 
+use std::cell::OnceCell;
+
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use utoipa::ToSchema;
@@ -109,7 +111,17 @@ impl Family for DeepGp {
             (process, likelihood)
         });
         let (filling, likelihood) = (builder.filling(), plan.likelihood(builder));
-        Box::new(Processes { settings: self.clone(), filling, encoder, decoder, head, likelihood })
+        let (output_draws, label_draws) = (OnceCell::new(), OnceCell::new());
+        Box::new(Processes {
+            settings: self.clone(),
+            filling,
+            encoder,
+            decoder,
+            head,
+            likelihood,
+            output_draws,
+            label_draws,
+        })
     }
 }
 
@@ -149,8 +161,8 @@ enum Weights<'a> {
     Means,
     /// A draw for each row.
     Drawn(&'a Noise),
-    /// The same draw for all rows, so that no row's answer depends on those beside it.
-    Shared(&'a Noise),
+    /// The same draw for all rows, so that no row's answer depends on those beside it: normal numbers `[draws, 1, outputs]`.
+    Shared(&'a Tensor),
 }
 
 impl Process {
@@ -197,10 +209,9 @@ impl Process {
             Weights::Means => return self.features(x).matmul(&self.means) + &self.constant,
             _ => self.moments(x),
         };
-        let size = mean.size();
         let noise = match weights {
-            Weights::Drawn(noise) => noise.normal(&size),
-            Weights::Shared(noise) => noise.normal(&[size[0], 1, size[2]]),
+            Weights::Drawn(noise) => noise.normal(&mean.size()),
+            Weights::Shared(normal) => normal.shallow_clone(),
             Weights::Means => unreachable!("answered above; this is a bug"),
         };
         mean + variance.sqrt() * noise
@@ -223,45 +234,54 @@ struct Processes {
     /// From codes to labels.
     head: Option<(Process, Likelihood)>,
     likelihood: Likelihood,
+    /// Draws for the spread of outputs, and for what is told of labels; the same at every call, and kept after the first.
+    output_draws: OnceCell<Vec<Tensor>>,
+    label_draws: OnceCell<Vec<Tensor>>,
 }
 
-fn through(processes: &[Process], x: &Tensor, weights: Weights<'_>) -> Tensor {
-    processes.iter().fold(x.shallow_clone(), |x, process| process.forward(&x, weights))
+fn through<'a>(processes: &[Process], x: &Tensor, weights: impl Fn(usize) -> Weights<'a>) -> Tensor {
+    let layers = processes.iter().enumerate();
+    layers.fold(x.shallow_clone(), |x, (place, process)| process.forward(&x, weights(place)))
+}
+
+/// Draws for the weights of some processes, `[draws, 1, outputs]` each.
+fn shared_draws<'a>(processes: impl Iterator<Item = &'a Process>, device: tch::Device) -> Vec<Tensor> {
+    let noise = Noise::new(0, Purpose::Inference, 0, device);
+    processes.map(|process| noise.normal(&[SPREAD_DRAWS, 1, process.constant.size()[0]])).collect()
 }
 
 /// Rows as often as there are draws, `[draws, rows, columns]`.
 fn repeated(x: &Tensor, draws: i64) -> Tensor {
-    let size = x.size();
-    x.unsqueeze(0).expand([draws, size[0], size[1]], false)
+    x.unsqueeze(0).expand([draws, -1, -1], false)
 }
 
 impl Processes {
     /// The outputs that some draws of the weights give for codes, `[draws, rows, width]`. The same draws at every call.
     fn drawn_outputs(&self, z: &Tensor) -> Tensor {
-        let noise = Noise::new(0, Purpose::Inference, 0, z.device());
-        through(&self.decoder, &repeated(z, SPREAD_DRAWS), Weights::Shared(&noise))
+        let draws = self.output_draws.get_or_init(|| shared_draws(self.decoder.iter(), z.device()));
+        through(&self.decoder, &repeated(z, SPREAD_DRAWS), |place| Weights::Shared(&draws[place]))
     }
 
     /// What some draws of all weights say of the labels, `[draws, rows, labels]`. What is told is their mean: between processes
     /// the mean over the weights is not what the mean weights say.
     fn drawn_labels(&self, x: &Tensor) -> Option<(Tensor, &Likelihood)> {
         let (process, likelihood) = self.head.as_ref()?;
-        let noise = Noise::new(0, Purpose::Inference, 0, x.device());
-        let weights = Weights::Shared(&noise);
+        let draws = self.label_draws.get_or_init(|| shared_draws(self.encoder.iter().chain([process]), x.device()));
+        let weights = |place: usize| Weights::Shared(&draws[place]);
         let code = through(&self.encoder, &repeated(&self.filling.fill(x), SPREAD_DRAWS), weights);
-        Some((process.forward(&code, weights), likelihood))
+        Some((process.forward(&code, weights(self.encoder.len())), likelihood))
     }
 }
 
 impl Network for Processes {
     fn encode(&self, x: &Tensor) -> Code {
         let (last, before) = self.encoder.split_last().expect("there is a layer; this is a bug");
-        let (mean, variance) = last.moments(&through(before, &self.filling.fill(x), Weights::Means));
+        let (mean, variance) = last.moments(&through(before, &self.filling.fill(x), |_| Weights::Means));
         Code { mean, spread: Some(variance.sqrt()) }
     }
 
     fn outputs(&self, z: &Tensor) -> Tensor {
-        through(&self.decoder, z, Weights::Means)
+        through(&self.decoder, z, |_| Weights::Means)
     }
 
     fn likelihood(&self) -> &Likelihood {
@@ -273,14 +293,15 @@ impl Network for Processes {
     }
 
     fn draw(&self, z: &Tensor, noise: &Noise) -> Tensor {
-        let outputs = through(&self.decoder, &repeated(z, 1), Weights::Drawn(noise));
+        let outputs = through(&self.decoder, &repeated(z, 1), |_| Weights::Drawn(noise));
         self.likelihood.draw(&outputs.squeeze_dim(0), noise)
     }
 
     fn loss(&self, x: &Tensor, step: &Step<'_>) -> Loss {
         let weights = Weights::Drawn(step.noise);
-        let code = through(&self.encoder, &repeated(&self.filling.fill(x), i64::from(self.settings.samples)), weights);
-        let outputs = through(&self.decoder, &code, weights);
+        let code =
+            through(&self.encoder, &repeated(&self.filling.fill(x), i64::from(self.settings.samples)), |_| weights);
+        let outputs = through(&self.decoder, &code, |_| weights);
         let reconstruction = mean(&self.likelihood.negative_log(&outputs, x));
         let heads = self.head.iter().map(|(process, _)| process);
         let kl = self.encoder.iter().chain(&self.decoder).chain(heads).map(Process::kl);

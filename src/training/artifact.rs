@@ -471,7 +471,8 @@ impl TrainedModel {
         }
     }
 
-    fn network(&self) -> &dyn Network {
+    /// The network, which takes prepared rows.
+    pub(super) fn network(&self) -> &dyn Network {
         &*self.network
     }
 

@@ -13,6 +13,7 @@ pub mod bundle;
 pub mod checkpoint;
 pub mod device;
 pub mod evaluation;
+pub mod export;
 mod fused;
 pub mod inspection;
 mod likelihoods;

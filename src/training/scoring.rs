@@ -132,14 +132,14 @@ pub struct Scores {
 }
 
 /// What a network makes of prepared rows, both `[rows, width]`: -log p(x given its code) of each number, and what came back.
-fn reconstructed(network: &dyn Network, x: &Tensor) -> (Tensor, Tensor) {
+pub(super) fn reconstructed(network: &dyn Network, x: &Tensor) -> (Tensor, Tensor) {
     let output = network.outputs(&network.encode(x).mean);
     let likelihood = network.likelihood();
     (likelihood.negative_log_each(&output, x), likelihood.mean(&output))
 }
 
 /// The sum of each row: `[rows, width]` to `[rows]`.
-fn sum_of_rows(x: &Tensor) -> Tensor {
+pub(super) fn sum_of_rows(x: &Tensor) -> Tensor {
     x.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
 }
 

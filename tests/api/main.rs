@@ -4,6 +4,7 @@
 
 mod support;
 
+mod artifacts;
 mod bombs;
 mod cards;
 mod columns;

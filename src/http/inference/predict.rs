@@ -18,6 +18,7 @@ use crate::http::forms::{self, Matrix};
 use crate::http::media::Form;
 use crate::models::{Labels, families};
 use crate::serving::{Answer, Question};
+use crate::store::models::Model;
 
 /// What a model tells of the labels of rows.
 #[derive(Serialize, ToSchema)]
@@ -71,7 +72,7 @@ pub async fn post_predict(State(app): State<App>, Id(id): Id<ModelId>, request: 
 async fn predict(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     let schema = &asked.model.schema;
     if !asked.model.spec.learns_labels(schema) {
-        return Err(learned_none(asked).into());
+        return Err(learned_none(&asked.model).into());
     }
     let labels: Vec<&str> = schema.label_columns().map(|column| column.name.as_str()).collect();
     let width = labels.len();
@@ -84,13 +85,15 @@ async fn predict(asked: &Asked, rows: Vec<f32>) -> Result<Response, ApiError> {
     Sheet::of("predictions", Heads::Labels, values).beside("spread", width, beside).answer(asked).await
 }
 
-pub(in crate::http) fn learned_none(asked: &Asked) -> Refusal {
+/// The refusal of what takes labels, of a model that learned none.
+pub(in crate::http) fn learned_none(model: &Model) -> Refusal {
+    let family = model.spec.model.family();
     let all = families();
     let able: Vec<&str> = all.iter().filter(|view| view.labels != Labels::Unused).map(|view| view.family).collect();
-    let reason = if able.contains(&asked.family()) {
+    let reason = if able.contains(&family) {
         "its dataset had no label column; upload with `label`".to_owned()
     } else {
-        format!("{} learns from features alone; families that learn labels are: {}", asked.family(), able.join(", "))
+        format!("{family} learns from features alone; families that learn labels are: {}", able.join(", "))
     };
     Refusal::new(Code::InvalidRequest, format!("this model learned no labels, so it predicts none: {reason}"))
 }

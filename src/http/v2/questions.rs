@@ -271,7 +271,7 @@ fn defaults(
     match kind {
         QuestionKind::Reconstruct => outputs.push(Output::Errors),
         QuestionKind::Score if asked.model.spec.model.has_density() => outputs.extend(Output::DENSITY),
-        QuestionKind::Predict if outputs.is_empty() => return Err(learned_none(asked)),
+        QuestionKind::Predict if outputs.is_empty() => return Err(learned_none(&asked.model)),
         _ => {}
     }
     Ok(outputs.into_iter().map(|output| Chosen { output, kind, binary }).collect())
@@ -337,7 +337,7 @@ fn question_of(
         }
         (Output::Predictions | Output::PredictionsSpread | Output::Label(_), _) => {
             let learns = asked.model.spec.learns_labels(&asked.model.schema);
-            if learns { Ok(QuestionKind::Predict) } else { Err(learned_none(asked).detail) }
+            if learns { Ok(QuestionKind::Predict) } else { Err(learned_none(&asked.model).detail) }
         }
         _ => Ok(QuestionKind::Score),
     }
