@@ -13,6 +13,7 @@ pub mod deep_gp;
 pub mod denoising;
 mod densities;
 pub mod feed_forward;
+pub mod fused;
 pub mod gan;
 pub mod gsn;
 pub mod helmholtz;

@@ -12,7 +12,6 @@ pub mod bundle;
 pub mod checkpoint;
 pub mod device;
 pub mod evaluation;
-mod fused;
 mod likelihoods;
 pub mod observer;
 pub mod optimizer;
