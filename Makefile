@@ -38,6 +38,7 @@ check: setup ## formatting, lints, documentation, tests
 
 bench: build ## speed of training and of reading files beside their peers, start, memory, size (fetches them into .bench/)
 	@$(PYTHON) bench/train.py
+	@$(PYTHON) bench/speed.py
 	@$(PYTHON) bench/ingest.py
 
 bench-quality: build ## figures that a right implementation reaches, beside their bars

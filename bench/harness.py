@@ -41,6 +41,7 @@ noisy, so each section says how busy it was.
 TITLES = {
     "train": "## Training speed, start, memory, size: `make bench`",
     "files": "## Files as packages carry them: `make files`",
+    "speed": "## Training speed beside others, job by job: `make bench`",
     "ingest": "## Reading files: `make bench`",
     "quality": "## Quality: `make bench-quality`",
 }

