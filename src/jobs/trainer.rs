@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::messages::{Message, Order, REQUEST, RESUME, Request};
+use super::messages::{INIT, Message, Order, REQUEST, RESUME, Request};
 use crate::data::rows::RowFile;
 use crate::domain::job::{Phase, Progress};
 use crate::domain::refusal::{Code, Refusal};
+use crate::training::artifact::TrainedModel;
 use crate::training::checkpoint::{Checkpoint, RunState};
 use crate::training::device::Devices;
 use crate::training::observer::{Observer, Report};
@@ -106,11 +107,24 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
         Ok(bytes) => {
             Some(Checkpoint::from_bytes(&bytes).map_err(|error| internal("The checkpoint cannot be read.", &error))?)
         }
-        Err(_) => None,
+        Err(_) => match std::fs::read(directory.join(INIT)) {
+            Ok(bytes) => {
+                let model = TrainedModel::read(&bytes, device)
+                    .map_err(|error| internal("The model to begin with cannot be read.", &error))?;
+                Some(model.beginning(&request.spec, device))
+            }
+            Err(_) => None,
+        },
     };
     let assignment = Assignment { spec: &request.spec, schema: &request.schema, rows: &rows, device };
     train(&assignment, resume, reporter, stop).map_err(|error| match error {
         TrainError::Refused(refusal) => refusal,
+        TrainError::Checkpoint(fault) if directory.join(INIT).exists() => Refusal::at(
+            Code::InvalidRequest,
+            "/init_from",
+            "another_network",
+            format!("names a model whose weights do not fit this job: {fault}"),
+        ),
         other @ TrainError::Checkpoint(_) => internal("The checkpoint does not fit the job.", &other),
     })
 }

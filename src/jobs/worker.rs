@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Shared;
 use super::log::JobLog;
-use super::messages::{Message, Order, Request};
+use super::messages::{INIT, Message, Order, Request};
 use super::process::{Ending, TrainerProcess};
 use super::trainer;
 use crate::data::dataset::Schema;
@@ -129,6 +129,11 @@ async fn attempt(
         rows: dataset.rows,
         left_ms: job.options.left_ms(job.ran_ms),
     };
+    if let Some(id) = job.spec.init_from.filter(|_| checkpoint.is_none()) {
+        let model = shared.store.model(id).await?;
+        let bytes = shared.store.artifact(model.artifact_id).await?;
+        tokio::fs::write(scratch.directory().join(INIT), bytes).await?;
+    }
     let memory = job.options.memory_bytes(shared.trainer.memory_bytes);
     let trainer = shared.trainer.with_memory(memory);
     let process = TrainerProcess::start(&trainer, scratch.directory(), &request, checkpoint.as_deref()).await?;

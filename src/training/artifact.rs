@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::bundle::{Bundle, BundleError};
+use super::checkpoint::{Checkpoint, RunState};
 use super::likelihoods::{modelled, sketched};
+use super::optimizer::Optimizer;
 use super::scoring::{Calibration, Scores, squared_errors};
 use super::spec::TrainSpec;
 use crate::data::dataset::{Column, Schema};
@@ -185,6 +187,18 @@ impl TrainedModel {
         };
         built.parameters.load(find).map_err(|fault| BundleError::Content(fault.to_string()))?;
         Ok(Self { header, sampler, built })
+    }
+
+    /// The place before the first step of a run that begins with the weights of this model.
+    pub fn beginning(&self, spec: &TrainSpec, device: Device) -> Checkpoint {
+        let parameters = &self.built.parameters;
+        Checkpoint {
+            state: RunState::start(device),
+            current: parameters.snapshot(),
+            best: None,
+            optimizer: Optimizer::new(&spec.training.optimizer, parameters).state(),
+            average: None,
+        }
     }
 
     /// Width of the code.

@@ -4,6 +4,7 @@
 //! weights, the optimizer's memory, the best epoch, and the sums of the epoch that is under way.
 
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::bundle::{Bundle, BundleError, flat};
 use super::device::Fingerprint;
@@ -47,6 +48,21 @@ pub struct RunState {
     pub first_loss: Option<f64>,
     /// What must be equal for the bytes to be equal.
     pub fingerprint: Fingerprint,
+}
+
+impl RunState {
+    /// Before the first step.
+    pub fn start(device: Device) -> Self {
+        Self {
+            epoch: 0,
+            step: 0,
+            sums: Sums::default(),
+            best: Best::default(),
+            plateau: Plateau::default(),
+            first_loss: None,
+            fingerprint: Fingerprint::here(device),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,7 +135,6 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn checkpoint(best: bool) -> Checkpoint {
         let snapshot = |value: f32| Snapshot { trained: vec![value; 3], buffers: vec![value] };

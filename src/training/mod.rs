@@ -197,15 +197,7 @@ impl<'a> Run<'a> {
         let parts = built.network.turns().iter().map(|turn| built.parameters.part(turn.moves)).collect();
         let mut optimizer = Optimizer::new(&spec.training.optimizer, &built.parameters);
         let mut average = spec.training.ema.map(|decay| Average::new(decay, &mut built.parameters));
-        let mut state = RunState {
-            epoch: 0,
-            step: 0,
-            sums: Sums::default(),
-            best: Best::default(),
-            plateau: Plateau::default(),
-            first_loss: None,
-            fingerprint: Fingerprint::here(device),
-        };
+        let mut state = RunState::start(device);
         let mut best_weights = None;
         if let Some(checkpoint) = resume {
             if checkpoint.state.fingerprint != state.fingerprint {

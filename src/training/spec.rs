@@ -14,7 +14,7 @@ use super::stopping::EarlyStoppingSpec;
 use crate::data::dataset::Schema;
 use crate::data::preparation::ScalingSpec;
 use crate::data::split::SplitSpec;
-use crate::domain::id::DatasetId;
+use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::limits::{ACCUMULATED, BATCH_ROWS, EPOCHS, PARAMETERS};
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
@@ -41,6 +41,10 @@ pub struct TrainSpec {
     pub name: Option<String>,
     /// The family and its settings.
     pub model: ModelSpec,
+    /// A model whose weights training begins with, of the same family and network, on columns that become as many numbers. Drawn
+    /// by the seed when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<ModelId>,
     /// The layers between input and code.
     #[serde(default)]
     pub network: NetworkSpec,
@@ -214,6 +218,7 @@ impl TrainSpec {
             dataset,
             name: None,
             model,
+            init_from: None,
             network: NetworkSpec::default(),
             likelihood: LikelihoodSpec::default(),
             target: LikelihoodSpec::default(),
@@ -278,6 +283,13 @@ impl TrainSpec {
         faults.require_within("/training/weight_l2", training.weight_l2, 0.0..=1000.0);
         if let Some(pretraining) = &training.pretraining {
             pretraining.check(faults);
+            if self.init_from.is_some() {
+                faults.push(
+                    "/training/pretraining",
+                    "conflict",
+                    "is for first weights; with init_from there are weights already",
+                );
+            }
             if self.network.kind != NetworkKind::Mlp {
                 faults.push(
                     "/training/pretraining",

@@ -8,6 +8,7 @@ mod bombs;
 mod columns;
 mod datasets;
 mod exports;
+mod extending;
 mod formats;
 mod inference;
 mod jobs;
