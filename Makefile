@@ -38,6 +38,7 @@ check: setup ## formatting, lints, documentation, tests
 
 bench: build ## speed of training, answers and reading files beside their peers, start, memory, size (fetches them into .bench/)
 	@$(PYTHON) bench/train.py
+	@$(PYTHON) bench/speed.py
 	@$(PYTHON) bench/serve.py
 	@$(PYTHON) bench/pressure.py
 	@$(PYTHON) bench/ingest.py

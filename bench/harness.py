@@ -43,6 +43,7 @@ TITLES = {
     "serve": "## Answers of models: `make bench`",
     "pressure": "## A server under pressure: `make bench`",
     "files": "## Files as packages carry them: `make files`",
+    "speed": "## Training speed beside others, job by job: `make bench`",
     "exports": "## Models in other programs: `make exports`",
     "ingest": "## Reading files: `make bench`",
     "v2": "## Triton's own client: `make v2`",

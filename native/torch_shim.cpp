@@ -1,12 +1,221 @@
 #include "caught.h"
 #include "torch_shim.h"
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <memory>
+#include <vector>
 
 namespace {
 
-at::TensorList one(void* tensor) { return at::TensorList(static_cast<at::Tensor*>(tensor), 1); }
+using at::Tensor;
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+
+at::TensorList one(void* tensor) { return at::TensorList(static_cast<Tensor*>(tensor), 1); }
+const Tensor& as(const void* tensor) { return *static_cast<const Tensor*>(tensor); }
+
+std::vector<Tensor> many(void* const* tensors, std::size_t count) {
+    std::vector<Tensor> all;
+    all.reserve(count);
+    for (std::size_t index = 0; index < count; ++index) all.push_back(as(tensors[index]));
+    return all;
+}
+
+// Where the gradients of a backward pass on this thread go.
+struct Destinations {
+    void* const* leaves;
+    void* const* views;
+    std::size_t count;
+
+    // The view of a leaf, if it is one of this pass.
+    const Tensor* of(const Tensor& leaf) const {
+        for (std::size_t index = 0; index < count; ++index) {
+            if (as(leaves[index]).is_same(leaf)) return &as(views[index]);
+        }
+        return nullptr;
+    }
+};
+
+thread_local const Destinations* destinations = nullptr;
+
+// Adds a gradient to that of a leaf where it is kept, by `write(place, first)`; false where this pass keeps none for it.
+template <typename Write>
+bool kept(const Tensor& leaf, Write write) {
+    if (destinations == nullptr) return false;
+    const Tensor* view = destinations->of(leaf);
+    if (view == nullptr) return false;
+    Tensor& grad = leaf.mutable_grad();
+    const bool first = !grad.defined();
+    if (first) grad = *view;
+    write(grad, first);
+    return true;
+}
+
+// The order is that of `Activation` in src/models/network.rs.
+enum Function : std::int64_t { sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, softplus };
+
+// libtorch's constants of the self-normalising unit (Klambauer et al., 2017).
+constexpr double selu_alpha = 1.6732632423543772848170429916717;
+constexpr double selu_scale = 1.0507009873554804934193349852946;
+
+// Whether the slope is found from the values before the function; otherwise from those after it.
+bool looks_before(std::int64_t function) { return function == gelu || function == silu || function == softplus; }
+
+Tensor apply_function(std::int64_t function, const Tensor& x) {
+    switch (function) {
+        case sigmoid: return at::sigmoid(x);
+        case tanh: return at::tanh(x);
+        case relu: return at::relu(x);
+        case leaky_relu: return at::leaky_relu(x);
+        case elu: return at::elu(x);
+        case selu: return at::selu(x);
+        case gelu: return at::gelu(x);
+        case silu: return at::silu(x);
+        case softplus: return at::softplus(x);
+    }
+    TORCH_CHECK(false, "no such function: ", function);
+}
+
+// The same, in the place of `x` where the values before are not wanted any more.
+Tensor replace_by_function(std::int64_t function, Tensor& x) {
+    switch (function) {
+        case sigmoid: return at::sigmoid_(x);
+        case tanh: return at::tanh_(x);
+        case relu: return at::relu_(x);
+        case leaky_relu: return at::leaky_relu_(x);
+        case elu: return at::elu_(x);
+        case selu: return at::selu_(x);
+        default: return apply_function(function, x);
+    }
+}
+
+Tensor slope(std::int64_t function, const Tensor& grad, const Tensor& seen) {
+    switch (function) {
+        case sigmoid: return at::sigmoid_backward(grad, seen);
+        case tanh: return at::tanh_backward(grad, seen);
+        case relu: return at::threshold_backward(grad, seen, 0);
+        case leaky_relu: return at::leaky_relu_backward(grad, seen, 0.01, true);
+        case elu: return at::elu_backward(grad, 1.0, 1.0, 1.0, true, seen);
+        case selu: return at::elu_backward(grad, selu_alpha, selu_scale, 1.0, true, seen);
+        case gelu: return at::gelu_backward(grad, seen);
+        case silu: return at::silu_backward(grad, seen);
+        case softplus: return at::softplus_backward(grad, seen, 1, 20);
+    }
+    TORCH_CHECK(false, "no such function: ", function);
+}
+
+// The stack by operations that have graphs of their own.
+Tensor plain_stack(Tensor x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, std::int64_t function) {
+    for (std::size_t layer = 0; layer < weights.size(); ++layer) {
+        x = at::linear(x, weights[layer], biases[layer]);
+        if (layer + 1 < weights.size()) x = apply_function(function, x);
+    }
+    return x;
+}
+
+struct StackBackward : public Node {
+    std::vector<Tensor> weights;
+    std::vector<Tensor> biases;
+    Tensor x;
+    std::vector<Tensor> inputs;  // of each layer
+    std::vector<Tensor> seen;    // of each function: what its slope is found from
+    std::int64_t function = 0;
+    bool half = false;
+
+    variable_list apply(variable_list&& grads) override {
+        const std::size_t layers = weights.size();
+        variable_list found(1 + 2 * layers);
+        if (!grads[0].defined()) return found;
+        if (at::GradMode::is_enabled()) return again(grads[0]);
+        Tensor grad = half ? grads[0].to(at::kBFloat16) : grads[0].contiguous();
+        for (std::size_t layer = layers; layer-- > 0;) {
+            if (task_should_compute_output(1 + layer)) {
+                const Tensor& input = inputs[layer];
+                auto write = [&](Tensor& place, bool first) {
+                    if (half) {
+                        const Tensor product = at::mm(grad.t(), input);
+                        if (first) place.copy_(product); else place.add_(product);
+                    } else if (first) {
+                        at::mm_out(place, grad.t(), input);
+                    } else {
+                        place.addmm_(grad.t(), input);
+                    }
+                };
+                if (!kept(weights[layer], write)) found[1 + layer] = at::mm(grad.t(), input).to(at::kFloat);
+            }
+            if (task_should_compute_output(1 + layers + layer)) {
+                auto write = [&](Tensor& place, bool first) {
+                    if (first) at::sum_out(place, grad, {0}, false, at::kFloat); else place.add_(at::sum(grad, {0}, false, at::kFloat));
+                };
+                if (!kept(biases[layer], write)) found[1 + layers + layer] = at::sum(grad, {0}, false, at::kFloat);
+            }
+            if (layer == 0 && !task_should_compute_output(0)) break;
+            const Tensor weight = half ? weights[layer].to(at::kBFloat16) : weights[layer];
+            grad = at::mm(grad, weight);
+            if (layer > 0) grad = slope(function, grad, seen[layer - 1]);
+            else found[0] = half ? grad.to(at::kFloat) : grad;
+        }
+        return found;
+    }
+
+    // The gradient of the gradient is asked for: the stack is gone through once more, by operations that have one.
+    variable_list again(const Tensor& grad) {
+        const std::size_t layers = weights.size();
+        const Tensor output = plain_stack(x, weights, biases, function);
+        variable_list wanted;
+        std::vector<std::size_t> places;
+        auto want = [&](std::size_t place, const Tensor& tensor) {
+            if (task_should_compute_output(place)) {
+                wanted.push_back(tensor);
+                places.push_back(place);
+            }
+        };
+        want(0, x);
+        for (std::size_t layer = 0; layer < layers; ++layer) want(1 + layer, weights[layer]);
+        for (std::size_t layer = 0; layer < layers; ++layer) want(1 + layers + layer, biases[layer]);
+        variable_list found(1 + 2 * layers);
+        if (wanted.empty()) return found;
+        auto grads = torch::autograd::grad({output}, wanted, {grad}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
+        for (std::size_t index = 0; index < places.size(); ++index) found[places[index]] = grads[index];
+        return found;
+    }
+
+    void release_variables() override {
+        x.reset();
+        inputs.clear();
+        seen.clear();
+    }
+
+    std::string name() const override { return "LatenteStackBackward"; }
+};
+
+struct RowLossBackward : public Node {
+    Tensor output;
+    Tensor x;
+    bool bernoulli = false;
+
+    variable_list apply(variable_list&& grads) override {
+        if (!grads[0].defined()) return variable_list(1);
+        const Tensor grad = grads[0].unsqueeze(-1);
+        if (at::GradMode::is_enabled()) {
+            return {grad * (bernoulli ? output.sigmoid() - x : output - x)};
+        }
+        Tensor found = bernoulli ? at::sigmoid(output).sub_(x) : at::sub(output, x);
+        return {found.mul_(grad)};
+    }
+
+    void release_variables() override {
+        output.reset();
+        x.reset();
+    }
+
+    std::string name() const override { return "LatenteRowLossBackward"; }
+};
 
 }  // namespace
 
@@ -16,5 +225,98 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
     return caught(message, capacity, [&] {
         at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, one(steps), lr, beta1, beta2,
                           weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    });
+}
+
+int latente_stack(void* input, void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation,
+                  bool half, void** output, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor& x = as(input);
+        auto node = std::shared_ptr<StackBackward>(new StackBackward(), torch::autograd::deleteNode);
+        node->weights = many(weights, layers);
+        node->biases = many(biases, layers);
+        node->function = activation;
+        node->half = half;
+        Tensor result;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            result = half ? x.to(at::kBFloat16) : x;
+            node->x = x;
+            node->inputs.push_back(result);
+            for (std::size_t layer = 0; layer < layers; ++layer) {
+                const Tensor weight = half ? node->weights[layer].to(at::kBFloat16) : node->weights[layer];
+                const Tensor bias = half ? node->biases[layer].to(at::kBFloat16) : node->biases[layer];
+                result = at::addmm(bias, result, weight.t());
+                if (layer + 1 == layers) break;
+                const bool before = looks_before(activation);
+                if (before) node->seen.push_back(result);
+                result = replace_by_function(activation, result);
+                if (!before) node->seen.push_back(result);
+                node->inputs.push_back(result);
+            }
+            if (half) result = result.to(at::kFloat);
+        }
+        if (at::GradMode::is_enabled() &&
+            torch::autograd::compute_requires_grad(x, at::TensorList(node->weights), at::TensorList(node->biases))) {
+            node->set_next_edges(torch::autograd::collect_next_edges(x, at::TensorList(node->weights), at::TensorList(node->biases)));
+            torch::autograd::set_history(result, node);
+        }
+        *output = new Tensor(std::move(result));
+    });
+}
+
+int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor& o = as(output);
+        Tensor result;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            if (bernoulli) {
+                // H(x; p) = max(logit, 0) + log(1 + exp(-|logit|)) - x * logit. The sum is between 1 and 2, so that the
+                // logarithm is off by less than 1e-7, and takes a third of the time of log1p.
+                Tensor each = at::abs(o).neg_().exp_().add_(1).log_();
+                result = each.add_(at::clamp_min(o, 0)).addcmul_(o, as(x), -1).sum(-1);
+            } else {
+                Tensor away = at::sub(o, as(x));
+                result = away.mul_(away).sum(-1).mul_(0.5);
+            }
+        }
+        if (at::GradMode::is_enabled() && o.requires_grad()) {
+            auto node = std::shared_ptr<RowLossBackward>(new RowLossBackward(), torch::autograd::deleteNode);
+            node->output = o;
+            node->x = as(x);
+            node->bernoulli = bernoulli;
+            node->set_next_edges(torch::autograd::collect_next_edges(o));
+            torch::autograd::set_history(result, node);
+        }
+        *sums = new Tensor(std::move(result));
+    });
+}
+
+int latente_backward(void* loss, void* const* leaves, void* const* views, std::size_t count, char* message,
+                     std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Destinations here{leaves, views, count};
+        for (std::size_t index = 0; index < count; ++index) as(leaves[index]).mutable_grad().reset();
+        const Destinations* before = destinations;
+        destinations = &here;
+        try {
+            torch::autograd::backward({as(loss)}, {}, /*retain_graph=*/false, /*create_graph=*/false, many(leaves, count));
+        } catch (...) {
+            destinations = before;
+            throw;
+        }
+        destinations = before;
+        at::NoGradGuard guard;
+        for (std::size_t index = 0; index < count; ++index) {
+            Tensor& grad = as(leaves[index]).mutable_grad();
+            Tensor view = as(views[index]);
+            if (!grad.defined()) {
+                view.zero_();
+            } else if (!grad.is_same(view)) {
+                view.copy_(grad);
+            }
+            grad.reset();
+        }
     });
 }

@@ -1,16 +1,32 @@
-// What latente asks of libtorch that tch does not offer. No exception leaves these functions.
+// What latente asks of libtorch that tch does not offer. No exception leaves these functions: each answers 0, or 1 with a
+// message in `message`, cut to `capacity` bytes and closed by a zero. A `void*` is an at::Tensor that torch-sys made; a
+// tensor that is given back is the caller's.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 extern "C" {
 
-// One step of AdamW in place, in one pass over its tensors. Every pointer but the last is an at::Tensor that torch-sys
-// made; `steps` holds one float, the steps begun with this one. Answers 0, or 1 with a message in `message`, cut to
-// `capacity` bytes and closed by a zero.
+// One step of AdamW in place, in one pass over its tensors. `steps` holds one float, the steps begun with this one.
 int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, void* steps, double lr,
                         double beta1, double beta2, double weight_decay, double epsilon, char* message,
                         std::size_t capacity);
+
+// Linear layers one after the other, [rows, inputs] to [rows, outputs]; all but the last are followed by a function, which
+// `activation` names by its number (see the enum in torch_shim.cpp). One node of the graph. With `half` the matrix products
+// are taken in bfloat16.
+int latente_stack(void* input, void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation,
+                  bool half, void** output, char* message, std::size_t capacity);
+
+// The sums over the last axis of -log p of values `x`, [rows, columns], under logits (`bernoulli`) or else means of unit
+// variance, without the constant: `output` is [..., rows, columns]. One node of the graph; `x` takes no gradient.
+int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* message, std::size_t capacity);
+
+// The gradient of `loss` over `leaves`, written to `views`, which have their shapes: zeros where there is none. Nothing else
+// takes a gradient.
+int latente_backward(void* loss, void* const* leaves, void* const* views, std::size_t count, char* message,
+                     std::size_t capacity);
 
 // Recording what is computed, as TorchScript does it. Functions answer as above; tensors are an at::Tensor that torch-sys
 // made, and a recording is a handle that `latente_trace_free` ends.

@@ -1,5 +1,7 @@
 //! The contract that every family passes, over the whole table. A new family is tested by being in it.
 
+#[path = "families/engine.rs"]
+mod engine;
 #[path = "families/exports.rs"]
 mod exports;
 #[path = "families/gaps.rs"]
@@ -437,17 +439,21 @@ fn divergence_stops_keeps_the_best_epoch_and_says_why() {
                 let model = TrainedModel::read(&finished.artifact, Device::Cpu).unwrap();
                 assert!(model.reconstruct(&digits.rows.row(0)[..64]).0.iter().all(|value| value.is_finite()));
                 if finished.stop_reason == StopReason::Diverged {
-                    assert!(watcher.warnings[0].contains("was not finite"), "{:?}", watcher.warnings);
+                    assert!(gave_up(&watcher.warnings[0]), "{:?}", watcher.warnings);
                 }
             }
             Ok(Outcome::Stopped) => panic!("nobody asked it to stop"),
             Err(TrainError::Refused(refusal)) => {
                 assert_eq!(refusal.code, Code::Diverged);
-                assert!(refusal.detail.contains("was not finite"), "{refusal:?}");
+                assert!(gave_up(&refusal.detail), "{refusal:?}");
             }
             Err(other) => panic!("{other}"),
         }
     });
+}
+
+fn gave_up(text: &str) -> bool {
+    ["was not finite", "were not finite", "had grown to"].iter().any(|words| text.contains(words))
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::faults;
 use super::file::FileArgs;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
-use crate::jobs::messages::{Message, Order, Request, Task};
+use crate::jobs::messages::{INIT, Message, Order, Request, Task};
 use crate::jobs::process::{Ending, TrainerConfig, TrainerProcess};
 use crate::training::presets::presets;
 use crate::training::spec::TrainSpec;
@@ -26,7 +26,7 @@ pub(super) struct Train {
     /// The model file to write (safetensors).
     #[arg(long, short, default_value = "model.safetensors")]
     output: PathBuf,
-    /// The family: autoencoder, denoising or vae.
+    /// The family, such as autoencoder, denoising, vae or helmholtz.
     #[arg(long, default_value = "autoencoder")]
     family: String,
     /// The whole job spec as JSON, or `@file`; `dataset` may be left out, and --family is not used then.
@@ -47,6 +47,9 @@ pub(super) struct Train {
     /// Threads of one operation. [default: the cores]
     #[arg(long, env = "LATENTE_THREADS")]
     threads: Option<usize>,
+    /// A model file whose weights training begins with, of the same family and network.
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
     /// Where to write the figures of the model, as JSON.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -71,6 +74,12 @@ impl Train {
             threads: self.threads.unwrap_or(cores),
             memory_bytes: None,
         };
+        if spec.init_from.is_some() {
+            bail!("init_from names a model of a server; without one, give its file by --init");
+        }
+        if let Some(init) = &self.init {
+            std::fs::copy(init, scratch.path().join(INIT)).with_context(|| format!("--init: {}", init.display()))?;
+        }
         let request = Request {
             spec,
             schema: ingested.schema,

@@ -125,6 +125,21 @@ impl Preparation {
         }
     }
 
+    /// The shifts and scales of all columns, where all are scaled and either all or none are held between 0 and 1.
+    pub fn linear(&self) -> Option<Linear> {
+        let mut linear = Linear { shifts: Vec::new(), scales: Vec::new(), unit: false };
+        for (place, column) in self.columns.iter().enumerate() {
+            let Treatment::Linear { shift, scale, unit } = column else { return None };
+            if place > 0 && linear.unit != *unit {
+                return None;
+            }
+            linear.unit = *unit;
+            linear.shifts.push(*shift);
+            linear.scales.push(*scale);
+        }
+        Some(linear)
+    }
+
     /// The rows that prepared rows, one after the other, stand for.
     pub fn undo(&self, prepared: &[f32]) -> Vec<f32> {
         self.each(prepared, Treatment::restore)
@@ -147,6 +162,28 @@ impl Preparation {
             }
         }
         rows
+    }
+}
+
+/// What prepares rows of which every column is scaled: the same arithmetic as [`Treatment::prepare`], many columns at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    shifts: Vec<f32>,
+    scales: Vec<f32>,
+    /// Whether what comes out is held between 0 and 1.
+    unit: bool,
+}
+
+impl Linear {
+    /// Appends what one row becomes.
+    pub fn apply(&self, row: &[f32], prepared: &mut Vec<f32>) {
+        let scaled =
+            row.iter().zip(&self.shifts).zip(&self.scales).map(|((value, shift), scale)| (value - shift) / scale);
+        if self.unit {
+            prepared.extend(scaled.map(|value| value.clamp(0.0, 1.0)));
+        } else {
+            prepared.extend(scaled);
+        }
     }
 }
 
@@ -309,6 +346,29 @@ mod tests {
             other => panic!("{other:?}"),
         };
         preparation.columns.iter().map(one).unzip()
+    }
+
+    #[test]
+    fn many_columns_at_a_time_become_what_each_becomes() {
+        for unit in [false, true] {
+            let columns = (0..19)
+                .map(|place| Treatment::Linear { shift: place as f32 * 0.3, scale: 1.0 + place as f32 / 7.0, unit })
+                .collect();
+            let preparation = Preparation { columns };
+            let row: Vec<f32> =
+                (0..19).map(|place| if place == 4 { f32::NAN } else { place as f32 * 0.7 - 2.0 }).collect();
+            let (mut single, mut many) = (Vec::new(), Vec::new());
+            preparation.apply(row.iter().copied(), &mut single);
+            preparation.linear().unwrap().apply(&row, &mut many);
+            assert_eq!(
+                single.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
+                many.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            );
+        }
+        let mixed =
+            |second| Preparation { columns: vec![Treatment::Linear { shift: 0.0, scale: 1.0, unit: false }, second] };
+        assert_eq!(mixed(Treatment::Linear { shift: 0.0, scale: 1.0, unit: true }).linear(), None);
+        assert_eq!(mixed(Treatment::Log { shift: 0.0, scale: 1.0 }).linear(), None);
     }
 
     #[test]

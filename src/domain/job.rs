@@ -75,9 +75,11 @@ impl JobStatus {
 pub enum StopReason {
     /// Every epoch was done.
     Completed,
+    /// As many steps were done as the job allows.
+    MaxSteps,
     /// The validation loss had stopped falling; the best epoch was kept.
     EarlyStopped,
-    /// The loss or the gradient was no longer finite; the best epoch before that was kept.
+    /// The loss or the gradient was no longer finite or had grown beyond measure; the best epoch before that was kept.
     Diverged,
     /// The time that the job was given was over; the best epoch before that was kept, or what there was of the first one.
     MaxRuntime,

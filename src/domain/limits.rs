@@ -87,6 +87,8 @@ pub const SAMPLED_VALUES: usize = 32 << 20;
 pub const EPOCHS: u32 = 100_000;
 /// Rows in one batch of training.
 pub const BATCH_ROWS: u32 = 65_536;
+/// Batches whose gradients make one step together.
+pub const ACCUMULATED: u32 = 1_024;
 
 /// Bytes of a JSON body that is not inference.
 pub const JSON_BODY_BYTES: usize = 1 << 20;

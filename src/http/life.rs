@@ -13,7 +13,7 @@ use super::extract::{Id, Lenient, Nothing, Query};
 use super::jobs::{JobView, idempotency_key};
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, WaitingCode};
-use crate::domain::limits::{NAME_CHARS, PRIORITY};
+use crate::domain::limits::{EPOCHS, NAME_CHARS, PRIORITY};
 use crate::domain::refusal::Code;
 use crate::store::jobs::Job;
 use crate::store::life::JobChange as StoredChange;
@@ -111,6 +111,43 @@ pub async fn retry_job(
     let key = idempotency_key(&headers)?;
     body.faults.into_result(Code::InvalidRequest)?;
     let job = app.jobs.retry(id, body.value.unwrap_or_default().from, key.as_deref()).await?;
+    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
+}
+
+/// How far a job goes on.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Extension {
+    /// Epochs more.
+    #[schema(minimum = 1, maximum = 100000)]
+    epochs: u32,
+}
+
+/// Let a job that has succeeded go on for more epochs, as a new job: from its last checkpoint, as if it had never ended, where
+/// that was kept (`keep_after_success`), else with the weights of its model and a fresh optimizer. The job itself stays as it is.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/extend", tag = "jobs",
+    params(("id" = String, Path, description = "The id of a job"),
+           ("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
+    request_body = Extension,
+    responses((status = 202, body = JobView), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub async fn extend_job(
+    State(app): State<App>,
+    _: Query<Nothing>,
+    Id(id): Id<JobId>,
+    headers: HeaderMap,
+    body: Lenient<Extension>,
+) -> Result<Response, ApiError> {
+    let key = idempotency_key(&headers)?;
+    let mut faults = body.faults;
+    if let Some(extension) = &body.value {
+        faults.require_within("/epochs", extension.epochs, 1..=EPOCHS);
+    }
+    faults.into_result(Code::InvalidRequest)?;
+    let extension = body.value.expect("a body without faults was read");
+    let job = app.jobs.extend(id, extension.epochs, key.as_deref()).await?;
     let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
 }

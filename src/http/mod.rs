@@ -152,7 +152,7 @@ fn routes() -> OpenApiRouter<App> {
         )
         // POST GET          /v1/jobs
         // GET PATCH         /v1/jobs/{id}
-        // POST              /v1/jobs/{id}/cancel, pause, resume, retry
+        // POST              /v1/jobs/{id}/cancel, pause, resume, retry, extend
         // GET               /v1/jobs/{id}/metrics
         // GET               /v1/jobs/{id}/events
         // GET               /v1/jobs/{id}/split
@@ -165,6 +165,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(life::pause_job))
         .routes(routes!(life::resume_job))
         .routes(routes!(life::retry_job))
+        .routes(routes!(life::extend_job))
         .routes(routes!(jobs::get_metrics))
         .routes(routes!(jobs::get_events))
         .routes(routes!(splits::get_split))

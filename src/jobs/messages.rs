@@ -18,6 +18,8 @@ use crate::training::spec::TrainSpec;
 pub const REQUEST: &str = "request.json";
 /// The checkpoint it goes on from, when there is one.
 pub const RESUME: &str = "resume.safetensors";
+/// The file of the model whose weights a trainer begins with, when there is one and nothing to resume.
+pub const INIT: &str = "init.safetensors";
 
 /// What a trainer is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ModelId};
 use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
 use crate::domain::limits::{MODEL_EXPORTS, PROBES};
 use crate::domain::reference::ModelName;
@@ -148,6 +148,9 @@ impl Jobs {
         idempotency_key: Option<String>,
     ) -> Result<Job, StoreError> {
         self.devices.choose(spec.training.device)?;
+        if let Some(id) = spec.init_from {
+            self.require_kin(&spec, id).await?;
+        }
         let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, register, options, idempotency_key };
         let (job, _) = self.shared.store.insert_job(&new).await?;
         self.shared.queued.notify_one();
@@ -216,6 +219,38 @@ impl Jobs {
             return Err(Refusal::new(Code::Overloaded, detail).into());
         };
         exporter::export(&self.shared.trainer, directory, model, part, form).await
+    }
+
+    /// Lets a job that has succeeded go on for more epochs, as another job. With a key that was used before, answers with that job.
+    ///
+    /// # Errors
+    /// As [`Store::extend`] has them, or its device is gone.
+    pub async fn extend(&self, id: JobId, epochs: u32, key: Option<&str>) -> Result<Job, StoreError> {
+        self.devices.choose(self.shared.store.job(id).await?.spec.training.device)?;
+        let job = self.shared.store.extend(id, epochs, MAX_DEATHS, key).await?;
+        self.shared.queued.notify_one();
+        Ok(job)
+    }
+
+    /// Refuses weights of a model that has another network. Whether its columns become as many numbers is seen by the trainer.
+    async fn require_kin(&self, spec: &TrainSpec, id: ModelId) -> Result<(), StoreError> {
+        let refuse = |code: &str, detail: String| Refusal::at(Code::InvalidRequest, "/init_from", code, detail);
+        let model = self.shared.store.model(id).await.map_err(|error| match error {
+            StoreError::Refused(Refusal { code: Code::NotFound, .. }) => {
+                refuse("unknown_model", format!("names the model {id}, which is not there")).into()
+            }
+            other => other,
+        })?;
+        let (own, other) = (&spec.model, &model.spec.model);
+        if (own.family(), own.latent()) != (other.family(), other.latent()) || spec.network != model.spec.network {
+            let detail = format!(
+                "names a model of the family {} with {} units of code; the network and both of these must be the same in this job",
+                other.family(),
+                other.latent()
+            );
+            return Err(refuse("another_network", detail).into());
+        }
+        Ok(())
     }
 
     /// Workers that have nothing to do.

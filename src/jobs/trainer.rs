@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::messages::{Message, Order, REQUEST, RESUME, Request, Task};
+use super::messages::{INIT, Message, Order, REQUEST, RESUME, Request, Task};
 use crate::data::rows::RowFile;
 use crate::domain::job::{Phase, Progress};
 use crate::domain::refusal::{Code, Refusal};
+use crate::training::artifact::TrainedModel;
 use crate::training::checkpoint::{Checkpoint, RunState};
 use crate::training::device::Devices;
 use crate::training::observer::{Observer, Report};
@@ -114,6 +115,12 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
     let assignment = Assignment { spec: &request.spec, schema: &request.schema, rows: &rows, device };
     let refusal = |error| match error {
         TrainError::Refused(refusal) => refusal,
+        TrainError::Checkpoint(fault) if directory.join(INIT).exists() => Refusal::at(
+            Code::InvalidRequest,
+            "/init_from",
+            "another_network",
+            format!("names a model whose weights do not fit this job: {fault}"),
+        ),
         other @ TrainError::Checkpoint(_) => internal("The checkpoint does not fit the job.", &other),
     };
     if let Task::Probe { ms } = request.task {
@@ -124,7 +131,15 @@ fn work(request: &Request, directory: &Path, reporter: &mut Reporter, stop: &Sto
         Ok(bytes) => {
             Some(Checkpoint::from_bytes(&bytes).map_err(|error| internal("The checkpoint cannot be read.", &error))?)
         }
-        Err(_) => None,
+        Err(_) => match std::fs::read(directory.join(INIT)) {
+            Ok(bytes) => {
+                let model = TrainedModel::read(&bytes, device)
+                    .map_err(|error| internal("The model to begin with cannot be read.", &error))?;
+                let beginning = model.beginning(&request.spec);
+                Some(beginning.map_err(|error| internal("The model to begin with cannot be read.", &error))?)
+            }
+            Err(_) => None,
+        },
     };
     train(&assignment, resume, reporter, stop).map(Done::Trained).map_err(refusal)
 }

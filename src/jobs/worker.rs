@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::Shared;
 use super::estimate;
 use super::log::JobLog;
-use super::messages::{Message, Order, Request};
+use super::messages::{INIT, Message, Order, Request};
 use super::process::{Ending, TrainerProcess};
 use super::trainer;
 use crate::data::dataset::Schema;
@@ -130,6 +130,11 @@ async fn attempt(
         rest_at: job.trial.as_ref().and_then(|trial| trial.rest_at),
         ..Request::train(job.spec.clone(), &dataset, &shared.store)?
     };
+    if let Some(id) = job.spec.init_from.filter(|_| checkpoint.is_none()) {
+        let model = shared.store.model(id).await?;
+        let bytes = shared.store.artifact(model.artifact_id).await?;
+        tokio::fs::write(scratch.directory().join(INIT), bytes).await?;
+    }
     let memory = job.options.memory_bytes(shared.trainer.memory_bytes);
     let limited = shared.trainer.with_memory(memory);
     let process = TrainerProcess::start(&limited, scratch.directory(), &request, checkpoint.as_deref()).await?;

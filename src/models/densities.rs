@@ -6,6 +6,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::fused;
 use super::likelihood::{LikelihoodKind, LikelihoodSpec, Variance};
 use super::losses::LN_2_PI;
 use super::noise::Noise;
@@ -169,6 +170,18 @@ impl Density {
                 }
             }
         }
+    }
+
+    /// The sum of `negative_log` over the columns of each row in one node of the graph, where the density is simple enough, a
+    /// gradient is wanted, and of the output alone.
+    pub fn row_negative_log(&self, output: &Tensor, x: &Tensor) -> Option<Tensor> {
+        let constant = match self {
+            Self::Bernoulli => 0.0,
+            Self::Gaussian { drift: None } => 0.5 * LN_2_PI * *x.size().last()? as f64,
+            _ => return None,
+        };
+        let wanted = output.requires_grad() && !x.requires_grad();
+        wanted.then(|| fused::row_loss(output, x, matches!(self, Self::Bernoulli)) + constant)
     }
 
     /// -log p(x given h) of each number.

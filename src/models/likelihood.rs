@@ -309,6 +309,12 @@ impl Likelihood {
 
     /// -log p(x given h) of each row; `output` is the decoder's, `[..., rows, width]`, and `x` is `[rows, width]`.
     pub fn negative_log(&self, output: &Tensor, x: &Tensor) -> Tensor {
+        if let [Group { places: None, density }] = &self.groups[..]
+            && !self.gaps
+            && let Some(sums) = density.row_negative_log(output, x)
+        {
+            return sums;
+        }
         let each = |group: &Group| sum_columns(&self.observed(group, output, x));
         let (first, rest) = self.groups.split_first().expect("rows have columns; this is a bug");
         rest.iter().fold(each(first), |sum, group| sum + each(group))

@@ -2,9 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::Step;
 use super::network::{Activation, NetworkSpec, Norm};
 use super::parameters::Builder;
+use super::{Step, fused};
 
 struct Layer {
     weight: Weight,
@@ -88,9 +88,28 @@ impl Mlp {
 
     /// `[..., inputs]` to `[..., outputs]`. Without a step, or outside training, nothing is random.
     pub fn forward(&self, x: &Tensor, step: Option<&Step<'_>>) -> Tensor {
+        if let Some(step) = step.filter(|step| step.training)
+            && let Some((weights, biases)) = self.plain()
+        {
+            return fused::stack(x, &weights, &biases, self.activation, step.half);
+        }
         let last = self.layers.len() - 1;
         let x = (0..last).fold(x.shallow_clone(), |x, position| self.hidden(position, &x, step));
         self.layers[last].linear(&x)
+    }
+
+    /// The weights and biases of layers that have nothing but a function between them; `None` where there is more.
+    fn plain(&self) -> Option<(Vec<Tensor>, Vec<Tensor>)> {
+        if self.dropout > 0.0 {
+            return None;
+        }
+        let plain = |layer: &Layer| match &layer.weight {
+            Weight::Own(weight) if layer.norm.is_none() && layer.block.is_none() => {
+                Some((weight.shallow_clone(), layer.bias.shallow_clone()))
+            }
+            _ => None,
+        };
+        self.layers.iter().map(plain).collect()
     }
 
     /// Number of layers, the last one included.

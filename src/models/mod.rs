@@ -13,6 +13,7 @@ pub mod deep_gp;
 pub mod denoising;
 mod densities;
 pub mod feed_forward;
+pub mod fused;
 pub mod gan;
 pub mod gsn;
 pub mod helmholtz;
@@ -234,6 +235,8 @@ pub struct Step<'a> {
     pub train_rows: f64,
     /// Prepared labels of the rows, `[rows, labels]`, NaN where one is missing; where the job has labels.
     pub labels: Option<&'a Tensor>,
+    /// Whether fully connected layers take their matrix products in bfloat16.
+    pub half: bool,
     /// Where random numbers come from.
     pub noise: &'a Noise,
 }
@@ -241,7 +244,7 @@ pub struct Step<'a> {
 impl<'a> Step<'a> {
     /// A step of training at the start of a run over one row.
     pub fn training(noise: &'a Noise) -> Self {
-        Self { training: true, epoch: 0.0, turn: 0, train_rows: 1.0, labels: None, noise }
+        Self { training: true, epoch: 0.0, turn: 0, train_rows: 1.0, labels: None, half: false, noise }
     }
 
     /// The same in validation.

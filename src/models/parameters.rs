@@ -4,6 +4,7 @@
 //! over one tensor, and a checkpoint is one contiguous block. Statistics that are not trained (those of batch norm) are
 //! kept beside it as buffers.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use rand::RngExt;
@@ -11,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use tch::{Device, Kind, Tensor};
 
+use super::fused;
 use super::noise::{Purpose, generator};
 
 /// A tensor by name, on the host.
@@ -298,7 +300,7 @@ impl Builder {
             tensor.set_data(&view);
             offset += count;
         }
-        Parameters { flat, trained, buffers: self.buffers, device: self.device }
+        Parameters { flat, gradient: OnceCell::new(), trained, buffers: self.buffers, device: self.device }
     }
 }
 
@@ -320,6 +322,8 @@ impl Part {
 /// The parameters of a built network.
 pub struct Parameters {
     flat: Tensor,
+    /// Room for the gradient of `flat`, and views of it for each trained tensor; made at the first gradient.
+    gradient: OnceCell<(Tensor, Vec<Tensor>)>,
     trained: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
     device: Device,
@@ -360,15 +364,34 @@ impl Parameters {
         part
     }
 
-    /// The gradient of `loss` over a part of the trained numbers, in their order, `[part.count()]`.
+    /// The gradient of `loss` over a part of the trained numbers, in their order, `[part.count()]`. The next gradient takes its
+    /// room.
     pub fn gradient(&self, loss: &Tensor, part: &Part) -> Tensor {
+        let (flat, views) = self.gradient.get_or_init(|| self.room());
         let leaves: Vec<&Tensor> = part.tensors.iter().map(|index| &self.trained[*index].1).collect();
-        let gradients: Vec<Tensor> = Tensor::run_backward(&[loss], &leaves, false, false)
-            .into_iter()
-            .zip(&leaves)
-            .map(|(gradient, leaf)| if gradient.defined() { gradient } else { leaf.zeros_like() }.reshape([-1]))
-            .collect();
-        Tensor::cat(&gradients, 0)
+        let views: Vec<&Tensor> = part.tensors.iter().map(|index| &views[*index]).collect();
+        fused::backward(loss, &leaves, &views);
+        match part.ranges[..] {
+            [(start, length)] => flat.narrow(0, start, length),
+            _ => {
+                let ranges: Vec<Tensor> =
+                    part.ranges.iter().map(|(start, length)| flat.narrow(0, *start, *length)).collect();
+                Tensor::cat(&ranges, 0)
+            }
+        }
+    }
+
+    fn room(&self) -> (Tensor, Vec<Tensor>) {
+        let _guard = tch::no_grad_guard();
+        let flat = self.flat.zeros_like();
+        let mut offset = 0;
+        let view = |(_, tensor): &(String, Tensor)| {
+            let count = tensor.numel() as i64;
+            offset += count;
+            flat.narrow(0, offset - count, count).view(tensor.size().as_slice())
+        };
+        let views = self.trained.iter().map(view).collect();
+        (flat, views)
     }
 
     /// Ones where the numbers of a part are weights of layers, zeros where they are biases, gains or the like,

@@ -132,6 +132,13 @@ pub(super) enum Asked {
         /// From where.
         from: RetryFrom,
     },
+    /// That one goes on.
+    Extend {
+        /// Which one.
+        parent: JobId,
+        /// For so many epochs.
+        epochs: u32,
+    },
 }
 
 /// The right to write to a job.

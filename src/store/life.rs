@@ -6,8 +6,9 @@ use sqlx::SqliteConnection;
 use super::jobs::{Asked, COLUMNS, Job, JobRow, find_by_key, require_room, unknown_dataset};
 use super::{Store, StoreError, events, gone, now_ms, phases, refused, to_json};
 use crate::domain::id::JobId;
-use crate::domain::job::{JobStatus, Phase, RetryFrom};
+use crate::domain::job::{JobStatus, Phase, RetryFrom, StopReason};
 use crate::domain::refusal::Code;
+use crate::training::spec::TrainSpec;
 
 /// What is to be changed of a job.
 #[derive(Clone, Debug, Default)]
@@ -102,28 +103,7 @@ impl Store {
             let detail = format!("the job {id} is {status}; only one that failed or was cancelled can be tried again");
             return Err(refused(Code::JobStatus, detail));
         }
-        let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
-            .bind(parent.dataset_id.to_string())
-            .fetch_one(&mut *tx)
-            .await?;
-        if alive == 0 {
-            return Err(unknown_dataset(parent.dataset_id).into());
-        }
-        require_room(&mut tx, 1).await?;
-        let child = JobId::new();
-        sqlx::query(
-            "INSERT INTO jobs (id, name, dataset_id, family, spec, register, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
-             SELECT ?1, name, dataset_id, family, ?2, register, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
-        )
-        .bind(child.to_string())
-        .bind(to_json(&parent.spec))
-        .bind(i64::from(max_deaths))
-        .bind(now_ms())
-        .bind(id.to_string())
-        .bind(to_json(&asked))
-        .bind(key)
-        .execute(&mut *tx)
-        .await?;
+        let child = insert_child(&mut tx, &parent, &parent.spec, max_deaths, &asked, key).await?;
         if from == RetryFrom::Checkpoint {
             take_along(&mut tx, id, child).await?;
         }
@@ -132,6 +112,55 @@ impl Store {
         phases::enter(&mut tx, child, 0, Phase::Waiting).await?;
         tx.commit().await?;
         self.job(child).await
+    }
+
+    /// Puts a job into the queue that goes on where one that has succeeded ended, for so many more epochs: from its last checkpoint
+    /// where that was kept and nothing but the number of epochs had ended it, else with the weights of its model. With a key that
+    /// was used before, answers with that job.
+    ///
+    /// # Errors
+    /// There is none of this id, it has not succeeded, its dataset or model is gone, it would have too many epochs, the queue is
+    /// full, or the key was used for something else.
+    pub async fn extend(&self, id: JobId, epochs: u32, max_deaths: u32, key: Option<&str>) -> Result<Job, StoreError> {
+        let mut tx = self.begin().await?;
+        let asked = Asked::Extend { parent: id, epochs };
+        if let Some(known) = find_by_key(&mut tx, key).await? {
+            return Ok(known.if_asked(&asked)?.0);
+        }
+        let parent = find(&mut tx, id).await?;
+        let Some(model) = parent.model_id.filter(|_| parent.status == JobStatus::Succeeded) else {
+            let detail = match parent.status {
+                JobStatus::Succeeded => format!("the model of the job {id} is deleted; there is nothing to go on from"),
+                status => format!("the job {id} is {}; only one that has succeeded can go on", status.as_str()),
+            };
+            return Err(refused(Code::JobStatus, detail));
+        };
+        let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM checkpoints WHERE job_id = ?")
+            .bind(id.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+        let exactly = kept > 0 && parent.stop_reason == Some(StopReason::Completed);
+        let mut spec = parent.spec.clone();
+        spec.training.max_steps = None;
+        if exactly {
+            spec.training.epochs = spec.training.epochs.saturating_add(epochs);
+        } else {
+            spec.training.epochs = epochs;
+            spec.training.pretraining = None;
+            spec.init_from = Some(model);
+        }
+        spec.check()?;
+        let child = insert_child(&mut tx, &parent, &spec, max_deaths, &asked, key).await?;
+        if exactly {
+            take_along(&mut tx, id, child).await?;
+        }
+        let from = if exactly { "its last checkpoint".to_owned() } else { format!("the weights of {model}") };
+        let message = format!("Goes on where {id} ended, from {from}. Waiting for a worker.");
+        events::append(&mut tx, child, "queued", &json!({"message": message, "parent_job_id": id})).await?;
+        phases::enter(&mut tx, child, 0, Phase::Waiting).await?;
+        let job = find(&mut tx, child).await?;
+        tx.commit().await?;
+        Ok(job)
     }
 
     /// Gives a job another name or priority.
@@ -194,6 +223,40 @@ fn not_now(job: &Job, what: &str) -> StoreError {
     } else {
         refused(Code::JobStatus, format!("the job {} is {status} and cannot be {what}", job.id))
     }
+}
+
+/// Puts a job into the queue that another one leads to.
+async fn insert_child(
+    tx: &mut SqliteConnection,
+    parent: &Job,
+    spec: &TrainSpec,
+    max_deaths: u32,
+    asked: &Asked,
+    key: Option<&str>,
+) -> Result<JobId, StoreError> {
+    let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
+        .bind(parent.dataset_id.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+    if alive == 0 {
+        return Err(unknown_dataset(parent.dataset_id).into());
+    }
+    require_room(tx, 1).await?;
+    let child = JobId::new();
+    sqlx::query(
+        "INSERT INTO jobs (id, name, dataset_id, family, spec, register, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
+         SELECT ?1, name, dataset_id, family, ?2, register, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
+    )
+    .bind(child.to_string())
+    .bind(to_json(spec))
+    .bind(i64::from(max_deaths))
+    .bind(now_ms())
+    .bind(parent.id.to_string())
+    .bind(to_json(asked))
+    .bind(key)
+    .execute(tx)
+    .await?;
+    Ok(child)
 }
 
 /// The last checkpoint of a job becomes one of its child too. The bytes are there once; they go when neither needs them.

@@ -8,7 +8,9 @@ use tch::{Device, Tensor};
 
 use super::blocks::Blocks;
 use super::bundle::{Bundle, BundleError};
+use super::checkpoint::{Checkpoint, RunState};
 use super::likelihoods::{modelled, sketched};
+use super::optimizer::Optimizer;
 use super::scoring::{Calibration, Scores, squared_errors};
 use super::spec::TrainSpec;
 use crate::data::dataset::{Column, Schema};
@@ -265,6 +267,25 @@ impl TrainedModel {
             blocks: self.blocks,
             device: self.device,
         }
+    }
+
+    /// The place before the first step of a run that begins with the weights of this model.
+    ///
+    /// # Errors
+    /// Never, of a model that was read.
+    pub fn beginning(&self, spec: &TrainSpec) -> Result<Checkpoint, MismatchError> {
+        let mut parameters = self.header.build(self.device, None).parameters;
+        parameters.load(|name| {
+            let tensor = self.tensors.get(name)?;
+            Some((tensor.size().into_iter().map(|side| side as usize).collect(), values(tensor)))
+        })?;
+        Ok(Checkpoint {
+            state: RunState::start(self.device),
+            current: parameters.snapshot(),
+            best: None,
+            optimizer: Optimizer::new(&spec.training.optimizer, &parameters).state(),
+            average: None,
+        })
     }
 
     /// Width of the code.

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::likelihoods::wanted;
 use super::spec::{Binarize, TrainSpec};
 use crate::data::dataset::Schema;
-use crate::data::preparation::{Preparation, ScalingSpec};
+use crate::data::preparation::{Linear, Preparation, ScalingSpec};
 use crate::data::rows::RowFile;
 use crate::models::noise::{Noise, Purpose, generator};
 use crate::models::parameters::values;
@@ -21,6 +21,8 @@ pub struct Batches<'a> {
     /// Whether the features are all that a row holds, so that it can be read as it is.
     whole: bool,
     preparation: Preparation,
+    /// The same, where many columns can be prepared at a time.
+    linear: Option<Linear>,
     target: Preparation,
     binarize: Binarize,
     device: Device,
@@ -64,6 +66,7 @@ impl<'a> Batches<'a> {
             whole: features.len() == schema.kept().count(),
             features,
             labels,
+            linear: preparation.linear(),
             preparation,
             target,
             binarize: spec.training.binarize,
@@ -92,7 +95,9 @@ impl<'a> Batches<'a> {
         let mut prepared = Vec::with_capacity(indices.len() * width);
         for index in indices {
             let row = self.rows.row(*index as usize);
-            if self.whole {
+            if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
+                linear.apply(row, &mut prepared);
+            } else if self.whole {
                 self.preparation.apply(row.iter().copied(), &mut prepared);
             } else {
                 self.preparation.apply(self.features.iter().map(|feature| row[*feature]), &mut prepared);

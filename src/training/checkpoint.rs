@@ -4,6 +4,7 @@
 //! weights, the optimizer's memory, the best epoch, and the sums of the epoch that is under way.
 
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::bundle::{Bundle, BundleError, flat};
 use super::device::Fingerprint;
@@ -24,6 +25,8 @@ pub struct Checkpoint {
     pub best: Option<Snapshot>,
     /// What the optimizer remembers.
     pub optimizer: OptimizerState,
+    /// The average of the weights, where the job keeps one.
+    pub average: Option<Vec<f32>>,
 }
 
 /// Where a run stands.
@@ -40,8 +43,26 @@ pub struct RunState {
     /// What the schedule remembers of the losses of epochs.
     #[serde(default)]
     pub plateau: Plateau,
+    /// The size of the loss of the first step.
+    #[serde(default)]
+    pub first_loss: Option<f64>,
     /// What must be equal for the bytes to be equal.
     pub fingerprint: Fingerprint,
+}
+
+impl RunState {
+    /// Before the first step.
+    pub fn start(device: Device) -> Self {
+        Self {
+            epoch: 0,
+            step: 0,
+            sums: Sums::default(),
+            best: Best::default(),
+            plateau: Plateau::default(),
+            first_loss: None,
+            fingerprint: Fingerprint::here(device),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +95,9 @@ impl Checkpoint {
             tensors.push(flat("best.trained", best.trained.clone()));
             tensors.push(flat("best.buffers", best.buffers.clone()));
         }
+        if let Some(average) = &self.average {
+            tensors.push(flat("average.trained", average.clone()));
+        }
         Bundle { header: serde_json::to_string(&header).expect("a header is JSON"), tensors }.to_bytes()
     }
 
@@ -93,21 +117,24 @@ impl Checkpoint {
             Ok(trained) => Some(Snapshot { trained, buffers: bundle.take("best.buffers")? }),
             Err(_) => None,
         };
+        let average = bundle.take("average.trained").ok();
         let whole = current.trained.len();
         // An optimizer may do without a memory.
         let memories = [&first, &second].into_iter().all(|memory| [0, whole].contains(&memory.len()));
-        if !memories || best.as_ref().is_some_and(|best| best.trained.len() != whole) {
+        if !memories
+            || average.as_ref().is_some_and(|average| average.len() != whole)
+            || best.as_ref().is_some_and(|best| best.trained.len() != whole)
+        {
             return Err(BundleError::Content("the parts of the checkpoint have different lengths".to_owned()));
         }
         let optimizer = OptimizerState { steps: header.optimizer_steps, first, second };
-        Ok(Self { state: header.run, current, best, optimizer })
+        Ok(Self { state: header.run, current, best, optimizer, average })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn checkpoint(best: bool) -> Checkpoint {
         let snapshot = |value: f32| Snapshot { trained: vec![value; 3], buffers: vec![value] };
@@ -120,11 +147,13 @@ mod tests {
                 sums,
                 best: Best { epoch: 3, loss: Some(0.1_f64.sqrt()), stale: 1 },
                 plateau: Plateau::default(),
+                first_loss: Some(0.1 + 0.7),
                 fingerprint: Fingerprint::here(Device::Cpu),
             },
             current: snapshot(1.0),
             best: best.then(|| snapshot(2.0)),
             optimizer: OptimizerState { steps: 99, first: vec![3.0; 3], second: vec![f32::MIN_POSITIVE; 3] },
+            average: best.then(|| vec![0.25; 3]),
         }
     }
 

@@ -191,38 +191,48 @@ pub fn reconstruction_error(network: &dyn Network, batches: &Batches<'_>, rows: 
     })
 }
 
-/// The same error of projecting on the first `components` principal components of the rows in `train`.
-///
-/// A missing value lies at the mean of its column, and does not count. `None` where there are too many columns, or as many
-/// components as columns.
-pub fn principal_components_error(
-    batches: &Batches<'_>,
-    train: &[u32],
-    rows: &[u32],
-    components: usize,
-) -> Option<f64> {
-    let width = batches.preparation().prepared_width();
-    if width > PCA_COLUMNS || components >= width || train.len() < 2 {
-        return None;
+/// The first principal components of some rows, as prepared rows.
+pub struct PrincipalComponents {
+    mean: Tensor,  // [width]
+    basis: Tensor, // [width, components]
+}
+
+impl PrincipalComponents {
+    /// Those of the rows in `train`, of which a missing value lies at the mean of its column. `None` where there are too many
+    /// columns, or as many components as columns.
+    pub fn of(batches: &Batches<'_>, train: &[u32], components: usize) -> Option<Self> {
+        let width = batches.preparation().prepared_width();
+        if width > PCA_COLUMNS || components >= width || train.len() < 2 {
+            return None;
+        }
+        let _guard = tch::no_grad_guard();
+        let mean = Tensor::from_slice(&batches.means(train)).to_kind(Kind::Double).to_device(batches.device());
+        let mut products = None::<Tensor>;
+        for chunk in train.chunks(EVALUATION_ROWS) {
+            let x = centered(batches, &mean, chunk);
+            let x = x.masked_fill(&x.isnan(), 0.0);
+            let p = x.transpose(0, 1).matmul(&x);
+            products = Some(products.map_or_else(|| p.shallow_clone(), |before| before + &p));
+        }
+        let covariance = products? / train.len() as f64;
+        let (_, vectors) = covariance.f_linalg_eigh("L").ok()?; // ascending: the last columns are the first components
+        let basis = vectors.narrow(1, (width - components) as i64, components as i64);
+        Some(Self { mean, basis })
     }
-    let _guard = tch::no_grad_guard();
-    let mean = Tensor::from_slice(&batches.means(train)).to_kind(Kind::Double).to_device(batches.device());
-    let centered = |chunk: &[u32]| batches.tensor(chunk).to_kind(Kind::Double) - &mean;
-    let mut products = None::<Tensor>;
-    for chunk in train.chunks(EVALUATION_ROWS) {
-        let x = centered(chunk);
-        let x = x.masked_fill(&x.isnan(), 0.0);
-        let p = x.transpose(0, 1).matmul(&x);
-        products = Some(products.map_or_else(|| p.shallow_clone(), |before| before + &p));
+
+    /// The mean squared error of rows that are projected on them, as [`reconstruction_error`] has it.
+    pub fn error(&self, batches: &Batches<'_>, rows: &[u32]) -> f64 {
+        let _guard = tch::no_grad_guard();
+        mean_square(rows, |chunk| {
+            let x = centered(batches, &self.mean, chunk);
+            let seen = x.masked_fill(&x.isnan(), 0.0);
+            (seen.matmul(&self.basis).matmul(&self.basis.transpose(0, 1)), x)
+        })
     }
-    let covariance = products? / train.len() as f64;
-    let (_, vectors) = covariance.f_linalg_eigh("L").ok()?; // ascending: the last columns are the first components
-    let basis = vectors.narrow(1, (width - components) as i64, components as i64); // [width, components]
-    Some(mean_square(rows, |chunk| {
-        let x = centered(chunk);
-        let seen = x.masked_fill(&x.isnan(), 0.0);
-        (seen.matmul(&basis).matmul(&basis.transpose(0, 1)), x)
-    }))
+}
+
+fn centered(batches: &Batches<'_>, mean: &Tensor, rows: &[u32]) -> Tensor {
+    batches.tensor(rows).to_kind(Kind::Double) - mean
 }
 
 /// The mean of log p(x) over `rows` by importance samples, of what is observed of a row; `None` where the family has no density.

@@ -7,6 +7,7 @@
 //! Start reading with [`train`].
 
 pub mod artifact;
+mod average;
 pub mod batches;
 pub mod blocks;
 pub mod bundle;
@@ -14,7 +15,6 @@ pub mod checkpoint;
 pub mod device;
 pub mod evaluation;
 pub mod export;
-mod fused;
 pub mod inspection;
 mod likelihoods;
 pub mod memory;
@@ -34,7 +34,7 @@ mod update_rules;
 
 use std::time::{Duration, Instant};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::dataset::Schema;
 use crate::data::rows::RowFile;
@@ -42,26 +42,30 @@ use crate::data::split::Split;
 use crate::domain::job::{Phase, Progress, StopReason};
 use crate::domain::limits::{SAMPLED_ROWS, SAMPLED_VALUES};
 use crate::domain::metric::Metric;
-use crate::domain::refusal::{Code, Refusal};
+use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::models::noise::{Noise, Purpose};
 use crate::models::parameters::{MismatchError, Part, Snapshot};
 use crate::models::sampler::Sampler;
-use crate::models::{Loss, Sampling, Step};
+use crate::models::{Loss, Network, Sampling, Step};
 use artifact::{BuiltNetwork, ModelHeader};
+use average::Average;
 use batches::{Batch, Batches};
 use checkpoint::{Checkpoint, RunState};
 use device::Fingerprint;
-use evaluation::Subject;
+use evaluation::{PrincipalComponents, Subject};
 use observer::{Observer, Report, Started};
 use optimizer::Optimizer;
 use schedule::{Plateau, Position};
 use scoring::{CALIBRATION_ROWS, Calibration};
-use spec::TrainSpec;
+use spec::{Precision, TrainSpec};
 use stopping::{Best, StopFlag};
 use sums::Sums;
 
 /// Within an epoch a checkpoint is made this often.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A loss this many times the first one's size will not come back.
+const EXPLOSION: f64 = 1e6;
 
 /// What to train, on what.
 pub struct Assignment<'a> {
@@ -124,6 +128,9 @@ pub fn train(
         if run.epoch >= assignment.spec.epochs() {
             break StopReason::Completed;
         }
+        if run.is_out_of_steps() {
+            break StopReason::MaxSteps;
+        }
         if run.validation_judges() && run.best.is_over(&assignment.spec.training.early_stopping) {
             break StopReason::EarlyStopped;
         }
@@ -159,10 +166,15 @@ struct Run<'a> {
     /// The parameters that move in each turn.
     parts: Vec<Part>,
     optimizer: Optimizer,
+    average: Option<Average>,
     plateau: Plateau,
+    /// Steps of an epoch, and the batches that they are made of.
+    steps: u64,
+    epoch_batches: u64,
     epoch: u32,
     step: u64,
     sums: Sums,
+    first_loss: Option<f64>,
     best: Best,
     best_weights: Option<Snapshot>,
     last_checkpoint: Instant,
@@ -195,14 +207,8 @@ impl<'a> Run<'a> {
         let mut built = header.build(device, Some(&batches.means(&split.train)));
         let parts = built.network.turns().iter().map(|turn| built.parameters.part(turn.moves)).collect();
         let mut optimizer = Optimizer::new(&spec.training.optimizer, &built.parameters);
-        let mut state = RunState {
-            epoch: 0,
-            step: 0,
-            sums: Sums::default(),
-            best: Best::default(),
-            plateau: Plateau::default(),
-            fingerprint: Fingerprint::here(device),
-        };
+        let mut average = spec.training.ema.map(|decay| Average::new(decay, &mut built.parameters));
+        let mut state = RunState::start(device);
         let mut best_weights = None;
         if let Some(checkpoint) = resume {
             if checkpoint.state.fingerprint != state.fingerprint {
@@ -213,6 +219,12 @@ impl<'a> Run<'a> {
             }
             built.parameters.restore(&checkpoint.current)?;
             optimizer.restore(&checkpoint.optimizer)?;
+            if let Some(average) = &mut average {
+                match &checkpoint.average {
+                    Some(saved) => average.restore(saved)?,
+                    None => average.restart(&mut built.parameters),
+                }
+            }
             best_weights = checkpoint.best;
             state = checkpoint.state;
         }
@@ -225,8 +237,10 @@ impl<'a> Run<'a> {
             from_epoch: state.epoch,
             from_step: state.step,
         }));
-        let RunState { epoch, step, sums, best, plateau, .. } = state;
+        let RunState { epoch, step, sums, best, plateau, first_loss, .. } = state;
         let (last_checkpoint, speed) = (Instant::now(), Speed::new());
+        let epoch_batches = batches::cut(&split.train, batch_size(spec)).len() as u64;
+        let steps = epoch_batches.div_ceil(u64::from(spec.training.accumulate));
         Ok(Self {
             spec,
             device,
@@ -236,15 +250,25 @@ impl<'a> Run<'a> {
             built,
             parts,
             optimizer,
+            average,
             plateau,
+            steps,
+            epoch_batches,
             epoch,
             step,
             sums,
+            first_loss,
             best,
             best_weights,
             last_checkpoint,
             speed,
         })
+    }
+
+    /// Whether as many steps were done as the job allows.
+    fn is_out_of_steps(&self) -> bool {
+        let done = u64::from(self.epoch) * self.steps + self.step;
+        self.spec.training.max_steps.is_some_and(|most| done >= most)
     }
 
     /// The epoch whose weights are kept: the best, or without validation the last whole one.
@@ -275,27 +299,26 @@ impl<'a> Run<'a> {
 
     /// One epoch, or what is left of it.
     fn epoch(&mut self, observer: &mut dyn Observer, stop: &StopFlag) -> Result<Epoch, TrainError> {
-        let size = self.spec.training.batch_size.expect("a resolved spec has a batch size") as usize;
         let order = batches::order(&self.split.train, self.spec.training.seed, self.epoch);
-        let batches = batches::cut(&order, size);
-        let steps = batches.len() as u64;
+        let batches = batches::cut(&order, batch_size(self.spec));
+        let groups: Vec<&[&[u32]]> = batches.chunks(self.spec.training.accumulate as usize).collect();
         let layer = self.layer();
         observer.observe(Report::Phase(if layer.is_some() { Phase::Pretraining } else { Phase::Training }));
         let layer_parts = match (layer, self.built.network.stack()) {
             (Some(layer), Some(stack)) => vec![self.built.parameters.part(&pretraining::names(&stack, layer))],
             _ => Vec::new(),
         };
-        while self.step < steps {
+        while self.step < self.steps && !self.is_out_of_steps() {
             if stop.is_raised() {
                 self.checkpoint(observer);
                 return Ok(Epoch::Stopped);
             }
-            if let Err(fault) = self.train_step(batches[self.step as usize], steps, layer, &layer_parts) {
+            if let Err(fault) = self.train_step(groups[self.step as usize], layer, &layer_parts) {
                 return self.diverged(&fault, observer);
             }
             self.step += 1;
-            observer.observe(Report::Progress(self.progress(steps)));
-            if self.step < steps && stop.is_over() {
+            observer.observe(Report::Progress(self.progress()));
+            if self.step < self.steps && stop.is_over() {
                 return Ok(Epoch::OutOfTime);
             }
             if self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && observer.takes_checkpoint() {
@@ -304,42 +327,25 @@ impl<'a> Run<'a> {
         }
         let mut metrics = self.sums.metrics(if layer.is_some() { "pretraining" } else { "train" });
         metrics.extend(self.sums.gradient_norm());
-        let last = self.optimizer.lr() * self.share(steps, steps - 1);
+        let last = self.optimizer.lr() * self.share(self.step.saturating_sub(1));
         metrics.extend(Metric::finite("train/learning_rate", last));
         if layer.is_none() {
-            let mut judged = self.sums.loss();
-            let rows = if self.split.validation.is_empty() { &self.split.train } else { &self.split.validation };
-            metrics.extend(evaluation::code(self.subject(), rows).metrics(false));
-            if !self.split.validation.is_empty() {
-                let sums = evaluation::loss(self.subject(), &self.split.validation, f64::from(self.epoch + 1));
-                let loss = sums.loss().expect("there are validation rows");
-                if !loss.is_finite() {
-                    return self.diverged("the validation loss", observer);
-                }
-                judged = Some(loss);
-                metrics.extend(sums.metrics("validation"));
-                metrics.extend(self.label_metrics("validation", &self.split.validation));
-                if self.validation_judges()
-                    && self.best.update(self.epoch + 1, loss, &self.spec.training.early_stopping)
-                {
-                    self.best_weights = Some(self.built.parameters.snapshot());
-                }
+            self.change_places();
+            if let Some(fault) = self.judge(&mut metrics)? {
+                return self.diverged(&fault, observer);
             }
-            if let Some(loss) = judged {
-                self.plateau.note(loss, &self.spec.training.optimizer.schedule);
-            }
-            if !self.validation_judges() {
-                // Nothing picks an epoch then: the last whole one is what is kept, should the next diverge.
-                self.best_weights = Some(self.built.parameters.snapshot());
-            }
+            self.change_places();
         }
         self.epoch += 1;
         self.step = 0;
         if layer.is_some() && self.layer() != layer {
             // The next layer starts afresh, and so does the training of all.
             self.optimizer.reset();
+            if let Some(average) = &mut self.average {
+                average.restart(&mut self.built.parameters);
+            }
         }
-        observer.observe(Report::Progress(self.progress(steps)));
+        observer.observe(Report::Progress(self.progress()));
         self.sums = Sums::default();
         observer.observe(Report::Epoch { epoch: self.epoch, metrics });
         // One that stops here makes its checkpoint in any case.
@@ -349,76 +355,142 @@ impl<'a> Run<'a> {
         Ok(Epoch::Done)
     }
 
+    /// Puts the average of the weights in their place, where there is one, or them back in theirs.
+    fn change_places(&mut self) {
+        if let Some(average) = &mut self.average {
+            average.swap(&mut self.built.parameters);
+        }
+    }
+
+    /// Measures an epoch and keeps its weights if it is the best; says what was not finite, if something was.
+    fn judge(&mut self, metrics: &mut Vec<Metric>) -> Result<Option<String>, TrainError> {
+        let stopping = &self.spec.training.early_stopping;
+        let mut judged = self.sums.loss();
+        let rows = if self.split.validation.is_empty() { &self.split.train } else { &self.split.validation };
+        metrics.extend(evaluation::code(self.subject(), rows).metrics(false));
+        if !self.split.validation.is_empty() {
+            let sums = evaluation::loss(self.subject(), &self.split.validation, f64::from(self.epoch + 1));
+            let loss = sums.loss().expect("there are validation rows");
+            if !loss.is_finite() {
+                return Ok(Some("the validation loss was not finite".to_owned()));
+            }
+            judged = Some(loss);
+            metrics.extend(sums.metrics("validation"));
+            metrics.extend(self.label_metrics("validation", &self.split.validation));
+            if self.validation_judges() {
+                let name = stopping.figure();
+                let found = metrics.iter().find(|metric| metric.name == name).map(|metric| metric.value);
+                let value = found.ok_or_else(|| unknown_figure(&name, metrics))?;
+                if self.best.update(self.epoch + 1, stopping.judged(value), stopping) {
+                    self.best_weights = Some(self.built.parameters.snapshot());
+                }
+            }
+        }
+        if let Some(loss) = judged {
+            self.plateau.note(loss, &self.spec.training.optimizer.schedule);
+        }
+        if !self.validation_judges() {
+            // Nothing picks an epoch then: the last whole one is what is kept, should the next diverge.
+            self.best_weights = Some(self.built.parameters.snapshot());
+        }
+        Ok(None)
+    }
+
     /// The share of the learning rate in a step of the epoch under way. Layers that are trained by themselves have all of it.
-    fn share(&self, steps: u64, step: u64) -> f64 {
+    fn share(&self, step: u64) -> f64 {
         let spec = &self.spec.training;
         let Some(done) = self.epoch.checked_sub(self.spec.pretraining_epochs()) else { return 1.0 };
+        let before = u64::from(self.spec.pretraining_epochs()) * self.steps;
+        let most = spec.max_steps.map_or(u64::MAX, |most| most.saturating_sub(before).max(1));
         let at = Position {
-            step: u64::from(done) * steps + step,
-            epoch_steps: steps,
-            steps: u64::from(spec.epochs) * steps,
+            step: u64::from(done) * self.steps + step,
+            epoch_steps: self.steps,
+            steps: most.min(u64::from(spec.epochs) * self.steps),
         };
         schedule::share(&spec.optimizer.schedule, spec.optimizer.warmup, &self.plateau, at)
     }
 
-    /// One step, in which every player moves; says what was not finite, if something was. Whoever had its turn before has
-    /// moved then.
-    fn train_step(
-        &mut self,
-        rows: &[u32],
-        steps: u64,
-        layer: Option<usize>,
-        layer_parts: &[Part],
-    ) -> Result<(), String> {
-        let number = u64::from(self.epoch) * steps + self.step;
-        let draws = Noise::new(self.spec.training.seed, Purpose::Binarize, number, self.device);
-        let Batch { x, labels } = self.batches.batch(rows, &draws);
-        let noise = Noise::new(self.spec.training.seed, Purpose::Training, number, self.device);
+    /// One step, in which every player moves; says what went wrong, if something did. Whoever had its turn before has moved
+    /// then.
+    fn train_step(&mut self, group: &[&[u32]], layer: Option<usize>, layer_parts: &[Part]) -> Result<(), String> {
+        let spec = &self.spec.training;
         let done = self.epoch.saturating_sub(self.spec.pretraining_epochs());
-        let share = self.share(steps, self.step);
-        let step = Step {
-            epoch: f64::from(done) + self.step as f64 / steps as f64,
-            train_rows: self.split.train.len() as f64,
-            labels: labels.as_ref(),
-            ..Step::training(&noise)
-        };
+        let share = self.share(self.step);
+        let epoch = f64::from(done) + self.step as f64 / self.steps as f64;
+        let train_rows = self.split.train.len() as f64;
+        let first = u64::from(self.epoch) * self.epoch_batches + self.step * u64::from(spec.accumulate);
+        let rows: usize = group.iter().map(|rows| rows.len()).sum();
+        let micro: Vec<Micro> = (first..)
+            .zip(group)
+            .map(|(number, own)| {
+                let draws = Noise::new(spec.seed, Purpose::Binarize, number, self.device);
+                Micro {
+                    batch: self.batches.batch(own, &draws),
+                    noise: Noise::new(spec.seed, Purpose::Training, number, self.device),
+                    share: own.len() as f64 / rows as f64,
+                }
+            })
+            .collect();
+        let half = spec.precision == Precision::Bf16;
+        let circumstances = Circumstances { epoch, train_rows, half };
         self.optimizer.begin_step();
         let mut moved = Moved::default();
         if let Some(layer) = layer {
-            let masking = self.spec.training.pretraining.as_ref().map_or(0.0, |pretraining| pretraining.masking);
-            let stack = self.built.network.stack();
-            let loss = stack.and_then(|stack| pretraining::loss(&stack, layer, masking, &x, &step));
-            let loss = loss.expect("a spec with pretraining has a stack of fully connected layers");
-            self.advance(&loss, &layer_parts[0], 1.0, &mut moved)?;
+            let masking = spec.pretraining.as_ref().map_or(0.0, |pretraining| pretraining.masking);
+            let loss = |network: &dyn Network, micro: &Micro| {
+                let stack = network.stack();
+                let loss = stack.and_then(|stack| {
+                    pretraining::loss(&stack, layer, masking, &micro.batch.x, &micro.step(circumstances))
+                });
+                loss.expect("a spec with pretraining has a stack of fully connected layers")
+            };
+            self.advance(&micro, loss, &layer_parts[0], 1.0, &mut moved)?;
         } else {
             for (turn, player) in self.built.network.turns().iter().enumerate() {
-                let loss = self.built.network.loss(&x, &Step { turn, ..step });
+                let loss = |network: &dyn Network, micro: &Micro| {
+                    network.loss(&micro.batch.x, &Step { turn, ..micro.step(circumstances) })
+                };
                 let part = self.parts[turn].clone();
-                self.advance(&loss, &part, player.rate * share, &mut moved)?;
+                self.advance(&micro, loss, &part, player.rate * share, &mut moved)?;
+            }
+            if let Some(average) = &mut self.average {
+                average.note(&mut self.built.parameters, u64::from(done) * self.steps + self.step);
             }
         }
-        self.sums.add(rows.len(), moved.loss, &moved.parts, moved.norm);
-        self.speed.count(rows.len());
+        let size = moved.loss.abs();
+        let first_loss = *self.first_loss.get_or_insert(size);
+        if size > EXPLOSION * (1.0 + first_loss) {
+            return Err(format!("the loss had grown to {:.3e}, from {first_loss:.3e} at the start,", moved.loss));
+        }
+        self.sums.add(rows, moved.loss, &moved.parts, moved.norm);
+        self.speed.count(rows);
         Ok(())
     }
 
-    /// Moves a part of the parameters against the gradient of a loss; says what was not finite, if something was, and moves
-    /// nothing then.
-    fn advance(&mut self, loss: &Loss, part: &Part, rate: f64, moved: &mut Moved) -> Result<(), String> {
+    /// Moves a part of the parameters against the gradient of a loss over all batches of a step; says what was not finite, if
+    /// something was, and moves nothing then.
+    fn advance(
+        &mut self,
+        micro: &[Micro],
+        lose: impl Fn(&dyn Network, &Micro) -> Loss,
+        part: &Part,
+        rate: f64,
+        moved: &mut Moved,
+    ) -> Result<(), String> {
         let spec = &self.spec.training;
-        for (name, value) in &loss.parts {
-            let value = value.double_value(&[]);
-            if !value.is_finite() {
-                return Err(format!("the part `{name}` of the loss"));
-            }
-            moved.parts.push((name, value));
+        let place = moved.parts.len();
+        let mut whole: Option<Tensor> = None;
+        for one in micro {
+            let loss = lose(&*self.built.network, one);
+            moved.look(&loss, place, one.share)?;
+            let gradient = self.built.parameters.gradient(&loss.total, part);
+            whole = Some(match whole {
+                None if micro.len() == 1 => gradient,
+                None => gradient * one.share,
+                Some(sum) => sum + gradient * one.share,
+            });
         }
-        let reported = loss.reported.double_value(&[]);
-        if !reported.is_finite() || !loss.total.double_value(&[]).is_finite() {
-            return Err("the loss".to_owned());
-        }
-        moved.loss += reported;
-        let mut gradient = self.built.parameters.gradient(&loss.total, part);
+        let mut gradient = whole.expect("a step has a batch; this is a bug");
         if spec.weight_l1 > 0.0 || spec.weight_l2 > 0.0 {
             let (penalty, slope) = self.weight_penalty(part);
             moved.parts.push(("weight_penalty", penalty));
@@ -426,7 +498,7 @@ impl<'a> Run<'a> {
         }
         let norm = gradient.norm().double_value(&[]);
         if !norm.is_finite() {
-            return Err("the gradient".to_owned());
+            return Err("the gradient was not finite".to_owned());
         }
         moved.norm = moved.norm.hypot(norm);
         let mut left = norm;
@@ -461,7 +533,7 @@ impl<'a> Run<'a> {
 
     /// Goes back to the best epoch, or gives up where there is none.
     fn diverged(&mut self, what: &str, observer: &mut dyn Observer) -> Result<Epoch, TrainError> {
-        let place = format!("{what} was not finite in epoch {}, step {}", self.epoch + 1, self.step + 1);
+        let place = format!("{what} in epoch {}, step {}", self.epoch + 1, self.step + 1);
         let advice = "A lower training.optimizer.lr or a training.clip_norm usually helps";
         if self.best_weights.is_none() {
             return Err(Refusal::new(
@@ -486,18 +558,23 @@ impl<'a> Run<'a> {
                 sums: self.sums.clone(),
                 best: self.best.clone(),
                 plateau: self.plateau.clone(),
+                first_loss: self.first_loss,
                 fingerprint: Fingerprint::here(self.device),
             },
             current: self.built.parameters.snapshot(),
             best: self.best_weights.clone(),
             optimizer: self.optimizer.state(),
+            average: self.average.as_ref().map(Average::state),
         };
         observer.observe(Report::Checkpoint(&checkpoint));
     }
 
-    fn progress(&self, steps: u64) -> Progress {
+    fn progress(&self) -> Progress {
         let epochs = self.spec.epochs();
+        let steps = self.steps;
+        let most = self.spec.training.max_steps.unwrap_or(u64::MAX);
         let (step, all) = (u64::from(self.epoch) * steps + self.step, u64::from(epochs) * steps);
+        let (step, all) = (step.min(most), all.min(most));
         let rows_per_second = self.speed.rows_per_second();
         let rows_per_step = self.split.train.len() as f64 / steps as f64;
         Progress {
@@ -514,14 +591,16 @@ impl<'a> Run<'a> {
     /// Keeps the best weights, measures them, and writes the model.
     fn finish(mut self, stop_reason: StopReason, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
         observer.observe(Report::Phase(Phase::Evaluating));
-        if let Some(best) = self.best_weights.take() {
-            self.built.parameters.restore(&best)?;
+        match self.best_weights.take() {
+            Some(best) => self.built.parameters.restore(&best)?,
+            None => self.change_places(),
         }
         let _guard = tch::no_grad_guard();
         let network = &*self.built.network;
         let kept = self.kept();
         let mut metrics = vec![Metric { name: "best_epoch".to_owned(), value: f64::from(kept) }];
         let latent = self.spec.model.latent() as usize;
+        let components = PrincipalComponents::of(&self.batches, &self.split.train, latent);
         for (phase, rows) in
             [("train", &self.split.train), ("validation", &self.split.validation), ("test", &self.split.test)]
         {
@@ -531,8 +610,8 @@ impl<'a> Run<'a> {
             metrics.extend(evaluation::loss(self.subject(), rows, f64::from(kept)).metrics(phase));
             let error = evaluation::reconstruction_error(network, &self.batches, rows);
             metrics.extend(Metric::finite(format!("{phase}/mse"), error));
-            let components = evaluation::principal_components_error(&self.batches, &self.split.train, rows, latent);
-            metrics.extend(components.and_then(|error| Metric::finite(format!("{phase}/pca_mse"), error)));
+            let error = components.as_ref().map(|components| components.error(&self.batches, rows));
+            metrics.extend(error.and_then(|error| Metric::finite(format!("{phase}/pca_mse"), error)));
             metrics.extend(self.label_metrics(phase, rows));
             let samples = self.spec.evaluation.importance_samples;
             if samples > 0 && phase != "train" {
@@ -589,6 +668,40 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Rows in one batch of a resolved spec.
+fn batch_size(spec: &TrainSpec) -> usize {
+    spec.training.batch_size.expect("a resolved spec has a batch size") as usize
+}
+
+fn unknown_figure(name: &str, metrics: &[Metric]) -> Refusal {
+    let known: Vec<&str> = metrics.iter().filter_map(|metric| metric.name.strip_prefix("validation/")).collect();
+    let detail = format!("no figure `{name}` is measured; there are {}", known.join(", "));
+    let mut faults = Faults::new();
+    faults.push("/training/early_stopping/metric", "unknown_metric", &detail);
+    faults.into_result(Code::InvalidRequest).err().unwrap_or_else(|| Refusal::new(Code::InvalidRequest, detail))
+}
+
+/// One batch of a step, and its share of the step's rows.
+struct Micro {
+    batch: Batch,
+    noise: Noise,
+    share: f64,
+}
+
+/// What all batches of a step have in common.
+#[derive(Clone, Copy)]
+struct Circumstances {
+    epoch: f64,
+    train_rows: f64,
+    half: bool,
+}
+
+impl Micro {
+    fn step(&self, Circumstances { epoch, train_rows, half }: Circumstances) -> Step<'_> {
+        Step { epoch, train_rows, half, labels: self.batch.labels.as_ref(), ..Step::training(&self.noise) }
+    }
+}
+
 /// What happened in a step.
 #[derive(Default)]
 struct Moved {
@@ -596,6 +709,58 @@ struct Moved {
     parts: Vec<(&'static str, f64)>,
     /// Of the gradients of all players together.
     norm: f64,
+}
+
+impl Moved {
+    /// Adds a loss of a batch that has `share` of the rows, its parts from `place` on; says what was not finite, if something was.
+    fn look(&mut self, loss: &Loss, place: usize, share: f64) -> Result<(), String> {
+        let scalars: Vec<&Tensor> =
+            loss.parts.iter().map(|(_, value)| value).chain([&loss.reported, &loss.total]).collect();
+        let values = numbers(&scalars);
+        let names = loss.parts.iter().map(|(name, _)| *name);
+        let lost: Vec<String> = names
+            .clone()
+            .zip(&values)
+            .filter(|(_, value)| !value.is_finite())
+            .map(|(name, value)| format!("`{name}` ({value})"))
+            .collect();
+        match &lost[..] {
+            [] if values.iter().all(|value| value.is_finite()) => {}
+            [] => return Err("the loss was not finite".to_owned()),
+            [one] => return Err(format!("the part {one} of the loss was not finite")),
+            more => return Err(format!("the parts {} of the loss were not finite", more.join(", "))),
+        }
+        for (index, (name, value)) in names.zip(&values).enumerate() {
+            match self.parts.get_mut(place + index) {
+                Some((_, sum)) => *sum += value * share,
+                None => self.parts.push((name, value * share)),
+            }
+        }
+        self.loss += values[loss.parts.len()] * share;
+        Ok(())
+    }
+}
+
+/// The values of scalars. Of a GPU they are fetched at once, because it has to wait for each.
+fn numbers(scalars: &[&Tensor]) -> Vec<f64> {
+    let on_host = scalars.iter().all(|scalar| scalar.device() == Device::Cpu);
+    if !on_host {
+        let flat: Vec<Tensor> =
+            scalars.iter().map(|scalar| scalar.detach().to_kind(Kind::Double).reshape([1])).collect();
+        let all = Tensor::cat(&flat, 0).to_device(Device::Cpu);
+        return (0..scalars.len() as i64).map(|index| all.double_value(&[index])).collect();
+    }
+    let mut known: Vec<(*mut std::ffi::c_void, f64)> = Vec::with_capacity(scalars.len());
+    for scalar in scalars {
+        // A loss of one part is that part.
+        let place = scalar.data_ptr();
+        let value = match known.iter().find(|(other, _)| *other == place) {
+            Some((_, value)) => *value,
+            None => scalar.double_value(&[]),
+        };
+        known.push((place, value));
+    }
+    known.into_iter().map(|(_, value)| value).collect()
 }
 
 /// Rows per second over the last few seconds.

@@ -14,12 +14,12 @@ use super::stopping::EarlyStoppingSpec;
 use crate::data::dataset::Schema;
 use crate::data::preparation::ScalingSpec;
 use crate::data::split::SplitSpec;
-use crate::domain::id::DatasetId;
-use crate::domain::limits::{BATCH_ROWS, EPOCHS, PARAMETERS};
+use crate::domain::id::{DatasetId, ModelId};
+use crate::domain::limits::{ACCUMULATED, BATCH_ROWS, EPOCHS, PARAMETERS};
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::models::likelihood::LikelihoodSpec;
-use crate::models::network::{NetworkKind, NetworkSpec};
+use crate::models::network::{NetworkKind, NetworkSpec, Norm};
 use crate::models::sampler::SamplerSpec;
 use crate::models::{Labels, ModelSpec};
 
@@ -41,6 +41,10 @@ pub struct TrainSpec {
     pub name: Option<String>,
     /// The family and its settings.
     pub model: ModelSpec,
+    /// A model whose weights training begins with, of the same family and network, on columns that become as many numbers. Drawn
+    /// by the seed when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<ModelId>,
     /// The layers between input and code.
     #[serde(default)]
     pub network: NetworkSpec,
@@ -78,11 +82,28 @@ pub struct TrainingSpec {
     /// Passes over the training rows, at most.
     #[schema(minimum = 1, maximum = 100000)]
     pub epochs: u32,
+    /// Steps, at most. No limit when it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub max_steps: Option<u64>,
     /// Rows in one step. Chosen by the number of rows when it is left out.
     #[schema(minimum = 1, maximum = 65536)]
     pub batch_size: Option<u32>,
+    /// Batches whose gradients make one step together, for steps of more rows than memory has room for.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schema(minimum = 1, maximum = 1024)]
+    pub accumulate: u32,
     /// What turns gradients into steps.
     pub optimizer: OptimizerSpec,
+    /// Validation looks at an average of the weights over steps, and it is kept: after each step this share of the average stays,
+    /// and the rest is of the weights (Polyak and Juditsky, 1992). At the start the share is smaller. No average when it is left
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0.0, exclusive_maximum = 1.0)]
+    pub ema: Option<f64>,
+    /// How the matrix products of fully connected layers are taken in training. Weights are kept in 32 bits.
+    #[serde(skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
     /// The gradient is shortened to this norm when it is longer. No limit when it is left out.
     #[schema(exclusive_minimum = 0.0)]
     pub clip_norm: Option<f64>,
@@ -113,8 +134,12 @@ impl Default for TrainingSpec {
     fn default() -> Self {
         Self {
             epochs: 50,
+            max_steps: None,
             batch_size: None,
+            accumulate: 1,
             optimizer: OptimizerSpec::default(),
+            ema: None,
+            precision: Precision::default(),
             clip_norm: None,
             clip_value: None,
             weight_l1: 0.0,
@@ -125,6 +150,27 @@ impl Default for TrainingSpec {
             seed: 0,
             device: DeviceSpec::default(),
         }
+    }
+}
+
+fn is_one(batches: &u32) -> bool {
+    *batches == 1
+}
+
+/// How the matrix products of fully connected layers are taken in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// In 32 bits.
+    #[default]
+    F32,
+    /// In bfloat16, with sums in 32 bits; faster where the processor or the GPU has instructions for it.
+    Bf16,
+}
+
+impl Precision {
+    fn is_full(&self) -> bool {
+        *self == Self::F32
     }
 }
 
@@ -172,6 +218,7 @@ impl TrainSpec {
             dataset,
             name: None,
             model,
+            init_from: None,
             network: NetworkSpec::default(),
             likelihood: LikelihoodSpec::default(),
             target: LikelihoodSpec::default(),
@@ -206,6 +253,23 @@ impl TrainSpec {
         if let Some(rows) = training.batch_size {
             faults.require_within("/training/batch_size", rows, 1..=BATCH_ROWS);
         }
+        if let Some(steps) = training.max_steps {
+            faults.require_within("/training/max_steps", steps, 1..=u64::from(u32::MAX));
+        }
+        faults.require_within("/training/accumulate", training.accumulate, 1..=ACCUMULATED);
+        if let Some(share) = training.ema {
+            faults.require_within("/training/ema", share, f64::MIN_POSITIVE..=1.0 - f64::EPSILON);
+        }
+        let network = &self.network;
+        let plain = network.kind == NetworkKind::Mlp
+            && network.norm == Norm::None
+            && network.dropout == 0.0
+            && !network.residual
+            && !network.tied;
+        if training.precision == Precision::Bf16 && !plain {
+            let detail = "goes with an mlp without norm, dropout, residual blocks and tied weights";
+            faults.push("/training/precision", "conflict", detail);
+        }
         if let Some(norm) = training.clip_norm {
             faults.require_within("/training/clip_norm", norm, f64::MIN_POSITIVE..=1e12);
         }
@@ -219,6 +283,13 @@ impl TrainSpec {
         faults.require_within("/training/weight_l2", training.weight_l2, 0.0..=1000.0);
         if let Some(pretraining) = &training.pretraining {
             pretraining.check(faults);
+            if self.init_from.is_some() {
+                faults.push(
+                    "/training/pretraining",
+                    "conflict",
+                    "is for first weights; with init_from there are weights already",
+                );
+            }
             if self.network.kind != NetworkKind::Mlp {
                 faults.push(
                     "/training/pretraining",

@@ -5,8 +5,8 @@
 
 use tch::Tensor;
 
-use super::fused::{self, AdamStep};
 use super::optimizer::Rule;
+use crate::models::fused::{self, AdamStep};
 
 /// A stretch of the parameters and what is remembered of it, each `[length]`; memories that a rule does without are empty.
 pub(super) struct Stretch {

@@ -10,6 +10,7 @@ mod cards;
 mod columns;
 mod datasets;
 mod exports;
+mod extending;
 mod formats;
 mod imports;
 mod inference;

@@ -1,0 +1,386 @@
+//! What `tch` does not offer: the other side of `native/torch_shim.cpp`. A step of Adam in one pass, a stack of linear layers
+//! and a loss that are one node of the graph each, and gradients that are written where they are wanted.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::{Kind, Tensor};
+
+use super::network::Activation;
+
+/// How long a message of the other side may be.
+const MESSAGE_BYTES: usize = 1024;
+
+/// The numbers of one step of AdamW.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Keeps the division finite.
+    pub epsilon: f64,
+    /// Share of every weight that is taken away, times the learning rate.
+    pub weight_decay: f64,
+}
+
+/// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps`, a single float, holds how
+/// many steps were begun, this one included.
+///
+/// # Errors
+/// The tensors do not go together, or libtorch refuses them; in its own words.
+pub fn adamw(
+    parameters: &mut Tensor,
+    gradients: &Tensor,
+    first: &mut Tensor,
+    second: &mut Tensor,
+    steps: &Tensor,
+    step: AdamStep,
+) -> Result<(), String> {
+    // The pass over memory trusts what it is given: lengths, kinds and devices are checked here.
+    for tensor in [gradients, first, second] {
+        let fits = tensor.size() == parameters.size() && tensor.kind() == parameters.kind();
+        if !fits || tensor.device() != parameters.device() || !tensor.is_contiguous() {
+            return Err(format!("{tensor:?} does not go with the parameters, {parameters:?}"));
+        }
+    }
+    if !parameters.is_contiguous() || steps.numel() != 1 || steps.kind() != Kind::Float {
+        return Err(format!("{parameters:?} is not contiguous, or {steps:?} is not one float"));
+    }
+    // SAFETY: the five pointers are those of live tensors of torch-sys, which are `at::Tensor*`; the borrows keep them alive
+    // and those that are written unshared until the call returns.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_fused_adamw(
+                parameters.as_ptr().cast(),
+                gradients.as_ptr().cast(),
+                first.as_ptr().cast(),
+                second.as_ptr().cast(),
+                steps.as_ptr().cast(),
+                step.lr,
+                step.beta1,
+                step.beta2,
+                step.weight_decay,
+                step.epsilon,
+                message,
+                capacity,
+            )
+        })
+    }
+}
+
+/// Linear layers one after the other, `[..., inputs]` to `[..., outputs]`; `activation` follows all but the last. One node of
+/// the graph, whatever the number of layers. With `half` the matrix products are taken in bfloat16, whatever else in 32 bits.
+///
+/// # Panics
+/// libtorch refuses the shapes, which is a bug.
+pub fn stack(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Activation, half: bool) -> Tensor {
+    assert_eq!(weights.len(), biases.len(), "a layer has a weight and a bias; this is a bug");
+    let mut size = x.size();
+    let flat =
+        if size.len() == 2 { x.shallow_clone() } else { x.reshape([-1, *size.last().expect("a row has values")]) };
+    let (weights, biases) = (pointers(weights), pointers(biases));
+    let mut made = std::ptr::null_mut();
+    // SAFETY: all pointers are those of live tensors, and as many as is said; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    let output = unsafe {
+        call(|message, capacity| {
+            latente_stack(
+                flat.as_ptr().cast(),
+                weights.as_ptr(),
+                biases.as_ptr(),
+                weights.len(),
+                activation as i64,
+                half,
+                &raw mut made,
+                message,
+                capacity,
+            )
+        })
+        .unwrap_or_else(|fault| panic!("a stack of layers: {fault}"));
+        Tensor::from_ptr(made.cast())
+    };
+    if size.len() == 2 {
+        return output;
+    }
+    *size.last_mut().expect("a row has values") = output.size()[1];
+    output.reshape(size)
+}
+
+/// The sum over the last axis of -log p of values `x` under the logits (`bernoulli`), or the means of unit variance and without
+/// its constant, that `output` `[..., rows, columns]` has. One node of the graph; `x` takes no gradient.
+///
+/// # Panics
+/// libtorch refuses the shapes, which is a bug.
+pub fn row_loss(output: &Tensor, x: &Tensor, bernoulli: bool) -> Tensor {
+    let mut made = std::ptr::null_mut();
+    // SAFETY: both pointers are those of live tensors; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_row_loss(output.as_ptr().cast(), x.as_ptr().cast(), bernoulli, &raw mut made, message, capacity)
+        })
+        .unwrap_or_else(|fault| panic!("a loss: {fault}"));
+        Tensor::from_ptr(made.cast())
+    }
+}
+
+/// Writes the gradient of `loss` over `leaves` to `views`, which have their shapes; zeros where there is none.
+///
+/// # Panics
+/// libtorch fails, for want of memory for example.
+pub fn backward(loss: &Tensor, leaves: &[&Tensor], views: &[&Tensor]) {
+    assert_eq!(leaves.len(), views.len(), "each leaf has a view; this is a bug");
+    let (leaves, views) = (pointers(leaves.iter().copied()), pointers(views.iter().copied()));
+    // SAFETY: all pointers are those of live tensors, and as many as is said.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_backward(loss.as_ptr().cast(), leaves.as_ptr(), views.as_ptr(), leaves.len(), message, capacity)
+        })
+    }
+    .unwrap_or_else(|fault| panic!("the gradient: {fault}"));
+}
+
+fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*const c_void> {
+    tensors.into_iter().map(|tensor| tensor.as_ptr().cast()).collect()
+}
+
+/// Calls a function of the other side; its message is the error.
+fn call(function: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), String> {
+    let mut message: [c_char; MESSAGE_BYTES] = [0; MESSAGE_BYTES];
+    if function(message.as_mut_ptr(), MESSAGE_BYTES) == 0 { Ok(()) } else { Err(text(&message)) }
+}
+
+fn text(message: &[c_char]) -> String {
+    let bytes: Vec<u8> = message.iter().map(|byte| byte.to_ne_bytes()[0]).collect();
+    CStr::from_bytes_until_nul(&bytes).map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned())
+}
+
+// SAFETY: as native/torch_shim.h declares it; the tensors are handles that the other side does not keep.
+#[expect(unsafe_code, reason = "functions of native/torch_shim.cpp")]
+unsafe extern "C" {
+    fn latente_fused_adamw(
+        parameters: *const c_void,
+        gradients: *const c_void,
+        first: *const c_void,
+        second: *const c_void,
+        steps: *const c_void,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_stack(
+        input: *const c_void,
+        weights: *const *const c_void,
+        biases: *const *const c_void,
+        layers: usize,
+        activation: i64,
+        half: bool,
+        output: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_row_loss(
+        output: *const c_void,
+        x: *const c_void,
+        bernoulli: bool,
+        sums: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_backward(
+        loss: *const c_void,
+        leaves: *const *const c_void,
+        views: *const *const c_void,
+        count: usize,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::noise::{Noise, Purpose};
+    use tch::Device;
+
+    const STEP: AdamStep = AdamStep { lr: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
+
+    #[test]
+    fn one_pass_moves_what_plain_operations_move() {
+        let _guard = tch::no_grad_guard();
+        let count = 1003; // no multiple of any vector
+        let normal = |number| Noise::new(3, Purpose::Training, number, Device::Cpu).normal(&[count]);
+        let mut parameters = normal(0);
+        let zeros = || Tensor::zeros([count], (Kind::Float, Device::Cpu));
+        let (mut first, mut second) = (zeros(), zeros());
+        let (mut w, mut m, mut v) = (parameters.to_kind(Kind::Double), zeros().to_kind(Kind::Double), zeros());
+        v = v.to_kind(Kind::Double);
+        for number in 1..=20 {
+            let gradient = normal(number as u64);
+            let steps = Tensor::from_slice(&[number as f32]);
+            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
+            let gradient = gradient.to_kind(Kind::Double);
+            w *= 1.0 - STEP.lr * STEP.weight_decay;
+            m = m * STEP.beta1 + &gradient * (1.0 - STEP.beta1);
+            v = v * STEP.beta2 + gradient.square() * (1.0 - STEP.beta2);
+            let (c1, c2) = (1.0 - STEP.beta1.powi(number), 1.0 - STEP.beta2.powi(number));
+            w -= (&m / c1) / ((&v / c2).sqrt() + STEP.epsilon) * STEP.lr;
+        }
+        for (found, expected, most) in [(&parameters, &w, 2e-6), (&first, &m, 1e-6), (&second, &v, 1e-6)] {
+            let distance = (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+            assert!(distance < most, "{distance}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_a_message() {
+        let tensor = |count: i64, kind| Tensor::ones([count], (kind, Device::Cpu));
+        let attempt = |gradient: Tensor, kind| {
+            let (mut w, mut m, mut v) = (tensor(3, kind), tensor(3, kind), tensor(3, kind));
+            adamw(&mut w, &gradient, &mut m, &mut v, &Tensor::from_slice(&[1.0_f32]), STEP)
+        };
+        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(()));
+        assert!(attempt(tensor(4, Kind::Float), Kind::Float).unwrap_err().contains("does not go with"));
+        // An exception of libtorch itself comes back as its words.
+        let message = attempt(tensor(3, Kind::Int64), Kind::Int64).unwrap_err();
+        assert!(message.contains("fused_adam"), "{message}");
+    }
+
+    /// Weights, biases and rows of a stack of three layers, all of which take gradients.
+    fn layers() -> (Vec<Tensor>, Vec<Tensor>, Tensor) {
+        let normal = |number, shape: &[i64]| {
+            Noise::new(5, Purpose::Training, number, Device::Cpu).normal(shape).set_requires_grad(true)
+        };
+        let weights = vec![normal(0, &[7, 5]), normal(1, &[4, 7]), normal(2, &[6, 4])];
+        (weights, vec![normal(3, &[7]), normal(4, &[4]), normal(5, &[6])], normal(6, &[3, 5]))
+    }
+
+    fn plainly(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Activation) -> Tensor {
+        let last = weights.len() - 1;
+        let layer = |x: &Tensor, place: usize| x.linear(&weights[place], Some(&biases[place]));
+        layer(&(0..last).fold(x.shallow_clone(), |x, place| activation.apply(&layer(&x, place))), last)
+    }
+
+    fn apart(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    const ACTIVATIONS: [Activation; 9] = [
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Relu,
+        Activation::LeakyRelu,
+        Activation::Elu,
+        Activation::Selu,
+        Activation::Gelu,
+        Activation::Silu,
+        Activation::Softplus,
+    ];
+
+    #[test]
+    fn a_stack_and_its_gradients_are_those_of_plain_operations() {
+        let (weights, biases, x) = layers();
+        let leaves: Vec<&Tensor> = weights.iter().chain(&biases).chain([&x]).collect();
+        for activation in ACTIVATIONS {
+            let (found, expected) =
+                (stack(&x, &weights, &biases, activation, false), plainly(&x, &weights, &biases, activation));
+            assert!(apart(&found, &expected) < 1e-5, "{activation:?}");
+            let wanted = Tensor::run_backward(&[expected.square().sum(Kind::Float)], &leaves, false, false);
+            let given = Tensor::run_backward(&[found.square().sum(Kind::Float)], &leaves, false, false);
+            for (given, wanted) in given.iter().zip(&wanted) {
+                assert!(apart(given, wanted) < 1e-3, "{activation:?}: {}", apart(given, wanted));
+            }
+            // Draws of codes come as [draws, rows, units].
+            let many = stack(&x.view([3, 1, 5]), &weights, &biases, activation, false);
+            assert_eq!((many.size(), apart(&many.view([3, 6]), &found)), (vec![3, 1, 6], 0.0));
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_a_gradient_goes_through_a_stack() {
+        let (weights, biases, x) = layers();
+        for activation in ACTIVATIONS {
+            let second = |output: &Tensor| {
+                let slope = Tensor::run_backward(&[output.square().sum(Kind::Float)], &[&x], true, true);
+                let leaves: Vec<&Tensor> = weights.iter().chain(&biases[..1]).chain([&x]).collect();
+                Tensor::run_backward(&[slope[0].square().sum(Kind::Float)], &leaves, false, false)
+            };
+            let found = second(&stack(&x, &weights, &biases, activation, false));
+            let expected = second(&plainly(&x, &weights, &biases, activation));
+            for (found, expected) in found.iter().zip(&expected) {
+                let size = expected.abs().max().double_value(&[]).max(1.0);
+                assert!(apart(found, expected) < 1e-4 * size, "{activation:?}: {}", apart(found, expected));
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_written_where_they_are_wanted_and_nowhere_else() {
+        let (weights, biases, x) = layers();
+        // The first layer counts twice: once in the stack, once by an operation with a gradient of its own.
+        let loss = || {
+            stack(&x, &weights, &biases, Activation::Tanh, false).square().sum(Kind::Float)
+                + stack(&(&x * 0.5), &weights, &biases, Activation::Tanh, false).sum(Kind::Float)
+                + weights[0].square().sum(Kind::Float)
+        };
+        let unused = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let leaves = [&weights[0], &biases[1], &weights[2], &unused];
+        let wanted = Tensor::run_backward(&[loss()], &leaves[..3], false, false);
+        let views: Vec<Tensor> =
+            leaves.iter().map(|leaf| tch::no_grad(|| leaf.full_like(9.0).set_requires_grad(false))).collect();
+        for _ in 0..2 {
+            backward(&loss(), &leaves, &views.iter().collect::<Vec<_>>());
+            for (view, wanted) in views.iter().zip(&wanted) {
+                assert!(apart(view, wanted) < 1e-4, "{}", apart(view, wanted));
+            }
+            assert_eq!(views[3].abs().max().double_value(&[]), 0.0);
+        }
+        assert!(weights.iter().chain([&unused, &x]).all(|leaf| !leaf.grad().defined()), "nothing is left behind");
+    }
+
+    #[test]
+    fn losses_of_rows_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(7, Purpose::Training, number, Device::Cpu).normal(shape);
+        let x = normal(0, &[3, 5]).sigmoid();
+        for draws in [&[3_i64, 5][..], &[2, 3, 5]] {
+            let output = (normal(1, draws) * 30.0).set_requires_grad(true);
+            for bernoulli in [true, false] {
+                let expected: Tensor = if bernoulli {
+                    (output.softplus() - &x * &output).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+                } else {
+                    (&output - &x).square().sum_dim_intlist([-1].as_slice(), false, Kind::Float) * 0.5
+                };
+                let found = row_loss(&output, &x, bernoulli);
+                assert_eq!(found.size(), expected.size());
+                let scale = expected.abs().max().double_value(&[]);
+                assert!(apart(&found, &expected) < 1e-6 * scale, "{}", apart(&found, &expected));
+                let slope = |loss: &Tensor| {
+                    Tensor::run_backward(&[loss.square().sum(Kind::Float)], &[&output], false, false).remove(0)
+                };
+                let (given, wanted) = (slope(&found), slope(&expected));
+                assert!(apart(&given, &wanted) < 1e-5 * wanted.abs().max().double_value(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_is_near_and_keeps_its_gradients_in_32_bits() {
+        let (weights, biases, x) = layers();
+        let (half, full) = (
+            stack(&x, &weights, &biases, Activation::Relu, true),
+            stack(&x, &weights, &biases, Activation::Relu, false),
+        );
+        let off = apart(&half, &full) / full.abs().max().double_value(&[]);
+        assert!(off > 0.0 && off < 0.05, "{off}");
+        let gradient = Tensor::run_backward(&[half.sum(Kind::Float)], &[&weights[0], &x], false, false);
+        assert!(gradient.iter().all(|gradient| gradient.kind() == Kind::Float));
+    }
+}
