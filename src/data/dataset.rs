@@ -76,7 +76,7 @@ impl Kind {
 }
 
 /// Figures of one column over all rows. Missing values count only in `missing`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Profile {
     /// Smallest value; absent when every value is missing.
     pub minimum: Option<f64>,
@@ -122,8 +122,8 @@ pub struct Column {
 impl Column {
     /// A column of numbers that no file has, such as those of a code.
     pub fn of_numbers(name: impl Into<String>) -> Self {
-        let (kind, role) = (Kind::Real, Role::Feature);
-        Self { name: name.into(), kind, role, reason: None, levels: Vec::new(), profile: None }
+        let (kind, role, profile) = (Kind::Real, Role::Feature, Some(Profile::default()));
+        Self { name: name.into(), kind, role, reason: None, levels: Vec::new(), profile }
     }
 
     /// Whether the canonical rows hold it.

@@ -58,7 +58,9 @@ use crate::domain::limits::{EVENT_STREAMS, EXPORTS, INFERENCE_BODIES_KIB, TABLE_
 use crate::jobs::Jobs;
 use crate::serving::Inference;
 use crate::store::Store;
-use inference::{conditional, decode, encode, impute, interpolate, predict, reconstruct, room, sample, score};
+use inference::{
+    conditional, decode, encode, impute, interpolate, predict, reconstruct, room, sample, score, traverse,
+};
 use openapi::ApiDocument;
 
 /// What the operator set.
@@ -195,7 +197,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(artifacts::get_model_spec))
         .routes(routes!(artifacts::download_onnx))
         .routes(routes!(artifacts::download_torchscript))
-        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score, interpolate
+        // GET POST          /v1/models/{id}/encode, decode, reconstruct, sample, impute, predict, score, interpolate, traverse
         .routes(routes!(encode::get_encode, encode::post_encode))
         .routes(routes!(decode::get_decode, decode::post_decode))
         .routes(routes!(reconstruct::get_reconstruct, reconstruct::post_reconstruct))
@@ -204,6 +206,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(predict::get_predict, predict::post_predict))
         .routes(routes!(score::get_score, score::post_score))
         .routes(routes!(interpolate::get_interpolate, interpolate::post_interpolate))
+        .routes(routes!(traverse::get_traverse, traverse::post_traverse))
         // GET               /v2
         // GET               /v2/health/live, ready
         // GET               /v2/models/stats

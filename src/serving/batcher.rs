@@ -30,7 +30,10 @@ impl Question {
             Self::Reconstruct(_) => Some(Pass::Reconstruct),
             Self::Predict(_) => Some(Pass::Predict),
             Self::ScoreEstimate(_) => Some(Pass::ScoreEstimate),
-            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } | Self::Score { .. } => None,
+            Self::DecodeDraw { .. } | Self::Sample(_) | Self::Impute { .. } | Self::ImputeDraws { .. } => None,
+            Self::Score { .. } => None,
+            // They are few.
+            Self::Codes { .. } | Self::Slots | Self::InUnits { .. } => None,
         }
     }
 
@@ -40,11 +43,14 @@ impl Question {
             Self::Encode(rows) | Self::Reconstruct(rows) | Self::Predict(rows) | Self::ScoreEstimate(rows) => {
                 Some((rows, Width::Row))
             }
-            Self::Impute { rows, .. } | Self::Score { rows, .. } => Some((rows, Width::Row)),
+            Self::Impute { rows, .. } | Self::ImputeDraws { rows, .. } | Self::Score { rows, .. } => {
+                Some((rows, Width::Row))
+            }
             Self::Decode(codes) | Self::DecodeSpread(codes) | Self::DecodeDraw { codes, .. } => {
                 Some((codes, Width::Code))
             }
-            Self::Sample(_) => None,
+            // Rows in other units have another width, and go through the model as one piece.
+            Self::Sample(_) | Self::Codes { .. } | Self::Slots | Self::InUnits { .. } => None,
         }
     }
 }

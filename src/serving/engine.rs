@@ -133,11 +133,25 @@ fn width_of(model: &TrainedModel, width: Width) -> usize {
 
 /// A question that shares its pass with nobody.
 fn alone(model: &TrainedModel, question: &Question) -> Result<Answer, Fault> {
+    if let Question::InUnits { question, units } = question {
+        let model = catch_unwind(AssertUnwindSafe(|| model.in_units(*units)));
+        let model = model.map_err(|panic| Fault::Failed(words(&*panic)))?;
+        return match (question.pass(), question.values()) {
+            (Some(pass), Some((values, _))) => pass_through(&model, pass, values),
+            _ => alone(&model, question),
+        };
+    }
     let plain = |values| Some(Answer { values, beside: None });
     let answer = catch_unwind(AssertUnwindSafe(|| match question {
         Question::DecodeDraw { codes, seed } => plain(model.decode_draws(codes, *seed)),
         Question::Sample(draw) => plain(model.sample(draw)),
+        Question::Codes { count, seed } => plain(model.sample_codes(*count, *seed)),
+        Question::Slots => {
+            let (values, levels) = model.slots();
+            Some(Answer { values, beside: Some(levels) })
+        }
         Question::Impute { rows, rounds, seed } => plain(model.impute(rows, *rounds, *seed)),
+        Question::ImputeDraws { rows, rounds, draws, seed } => plain(model.impute_draws(rows, *rounds, *draws, *seed)),
         Question::Score { rows, measure, threshold, samples, seed, contributions } => {
             score(model, rows, (*measure, *threshold), (*samples, *seed), *contributions)
         }
@@ -156,7 +170,7 @@ fn score(
     contributions: bool,
 ) -> Option<Answer> {
     let mut whole = Answer { values: Vec::new(), beside: None };
-    let at_once = if samples > 0 { SCORED_ROWS } else { INFERENCE_BATCH_ROWS } * model.header.shape.width;
+    let at_once = if samples > 0 { SCORED_ROWS } else { INFERENCE_BATCH_ROWS } * model.width();
     for (piece, chunk) in rows.chunks(at_once).enumerate() {
         let scores = model.scores(chunk, samples, (seed, piece as u64), contributions)?;
         whole.values.extend(Scored::numbers(model, &scores, measure, threshold));

@@ -30,7 +30,7 @@ use crate::domain::limits::{INFERENCE_QUEUE, INFERENCE_WAIT_SECONDS, LOADS};
 use crate::domain::refusal::{Code, Refusal};
 use crate::store::models::Model;
 use crate::store::{Store, StoreError};
-pub use crate::training::artifact::Draw;
+pub use crate::training::artifact::{Draw, Units};
 pub use crate::training::scored::Scored;
 pub use crate::training::scoring::{Measure, SCORE_SAMPLES};
 
@@ -63,6 +63,13 @@ pub enum Question {
     Reconstruct(Vec<f32>),
     /// New rows.
     Sample(Draw),
+    /// New codes, as those of new rows are drawn.
+    Codes {
+        /// How many.
+        count: usize,
+        /// Which ones.
+        seed: u64,
+    },
     /// Rows whose missing values are filled in.
     Impute {
         /// The rows, NaN where a value is missing.
@@ -70,6 +77,17 @@ pub enum Question {
         /// Steps of the chain, or rounds through the code and back.
         rounds: u32,
         /// Which draw of the chain.
+        seed: u64,
+    },
+    /// Rows whose missing values are drawn, so many times over: all rows by the first draw, then by the next.
+    ImputeDraws {
+        /// The rows, NaN where a value is missing.
+        rows: Vec<f32>,
+        /// Steps of the chain.
+        rounds: u32,
+        /// How many times.
+        draws: u32,
+        /// Which draws.
         seed: u64,
     },
     /// How strange rows are: of each what [`Scored`] names, and beside that the share of each column where it is asked for.
@@ -91,6 +109,26 @@ pub enum Question {
     Predict(Vec<f32>),
     /// An estimate of the gradient of log p(x) at rows.
     ScoreEstimate(Vec<f32>),
+    /// How many numbers each column becomes when it is prepared; and beside that of each of these the level that it stands for, NaN
+    /// where it stands for none.
+    Slots,
+    /// A question whose rows, or those of whose answer, are prepared.
+    InUnits {
+        /// What is asked.
+        question: Box<Question>,
+        /// Which rows are.
+        units: Units,
+    },
+}
+
+impl Question {
+    /// The same question about rows in other units.
+    pub fn in_units(self, units: Units) -> Self {
+        if units == Units::default() {
+            return self;
+        }
+        Self::InUnits { question: Box::new(self), units }
+    }
 }
 
 /// What it answers: one row after the other.

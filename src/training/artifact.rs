@@ -214,6 +214,16 @@ pub struct TrainedModel {
     lines: Option<Arc<Lines>>,
     blocks: Blocks,
     device: Device,
+    units: Units,
+}
+
+/// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Units {
+    /// Those that come.
+    pub prepared_in: bool,
+    /// Those that are given.
+    pub prepared_out: bool,
 }
 
 impl TrainedModel {
@@ -252,7 +262,7 @@ impl TrainedModel {
         let lines = Lines::of(&header.preparation).map(Arc::new);
         let network = over(&header, &tensors, device).map_err(|fault| BundleError::Content(fault.to_string()))?;
         let (header, sampler) = (Arc::new(header), sampler.map(Arc::new));
-        Ok(Self { header, sampler, network, tensors, lines, blocks, device })
+        Ok(Self { header, sampler, network, tensors, lines, blocks, device, units: Units::default() })
     }
 
     /// The same model for another thread. It takes no memory to speak of.
@@ -266,6 +276,7 @@ impl TrainedModel {
             lines: self.lines.clone(),
             blocks: self.blocks,
             device: self.device,
+            units: self.units,
         }
     }
 
@@ -286,6 +297,22 @@ impl TrainedModel {
             optimizer: Optimizer::new(&spec.training.optimizer, &parameters).state(),
             average: None,
         })
+    }
+
+    /// The same model for rows in other units. It takes no memory to speak of.
+    pub fn in_units(&self, units: Units) -> Self {
+        Self { units, ..self.share() }
+    }
+
+    /// How many numbers each column becomes when it is prepared; and of each of these the level that it stands for, NaN where it
+    /// stands for none.
+    pub fn slots(&self) -> (Vec<f32>, Vec<f32>) {
+        let columns = &self.header.preparation.columns;
+        let levels = columns.iter().flat_map(|treatment| match treatment {
+            Treatment::OneHot { levels } => levels.clone(),
+            _ => vec![f32::NAN; treatment.slots()],
+        });
+        (columns.iter().map(|treatment| treatment.slots() as f32).collect(), levels.collect())
     }
 
     /// Width of the code.
@@ -338,7 +365,7 @@ impl TrainedModel {
             let spread = with_spread.then(|| self.network().spread(&z));
             (self.network().decode(&z), spread)
         });
-        (self.restored(rows), spread.map(|spread| self.header.preparation.undo_spread(&spread)))
+        (self.restored(rows), spread.map(|spread| self.restored_spread(spread)))
     }
 
     /// Rows in the user's units that are drawn from what the decoder says of codes.
@@ -360,6 +387,12 @@ impl TrainedModel {
             (restored, Some(errors))
         });
         (self.restored(restored), errors.unwrap_or_default())
+    }
+
+    /// New codes, as those of new rows are drawn.
+    pub fn sample_codes(&self, count: usize, seed: u64) -> Vec<f32> {
+        let _guard = tch::no_grad_guard();
+        values(&self.draw_codes(count, 1.0, seed))
     }
 
     /// New rows in the user's units. They depend on what is asked and the seed alone.
@@ -386,11 +419,23 @@ impl TrainedModel {
     pub fn impute(&self, rows: &[f32], rounds: u32, seed: u64) -> Vec<f32> {
         let _guard = tch::no_grad_guard();
         let noise = Noise::new(seed, Purpose::Inference, 2, self.device());
-        let filled = |rows: &[f32]| self.filled(rows, rounds, &noise);
-        rows.chunks(INFERENCE_BATCH_ROWS * self.header.shape.width).flat_map(filled).collect()
+        let filled = |rows: &[f32]| self.filled(rows, rounds, &noise, Gaps::Likeliest);
+        rows.chunks(INFERENCE_BATCH_ROWS * self.width()).flat_map(filled).collect()
     }
 
-    fn filled(&self, rows: &[f32], rounds: u32, noise: &Noise) -> Vec<f32> {
+    /// The same rows filled so many times over by chance: all of them by the first draw, then by the next. Between draws a missing
+    /// value varies as much as the model is uncertain of it (multiple imputation; Rubin, 1987).
+    pub fn impute_draws(&self, rows: &[f32], rounds: u32, draws: u32, seed: u64) -> Vec<f32> {
+        let _guard = tch::no_grad_guard();
+        let draw = |draw: u32| {
+            let noise = Noise::new(seed, Purpose::Inference, FIRST_DRAW + u64::from(draw), self.device());
+            let filled = |rows: &[f32]| self.filled(rows, rounds, &noise, Gaps::Drawn);
+            rows.chunks(INFERENCE_BATCH_ROWS * self.width()).flat_map(filled).collect::<Vec<f32>>()
+        };
+        (0..draws).flat_map(draw).collect()
+    }
+
+    fn filled(&self, rows: &[f32], rounds: u32, noise: &Noise, way: Gaps) -> Vec<f32> {
         let prepared = self.tensor(self.with_gaps(rows));
         let missing = prepared.isnan();
         let known = missing.logical_not().to_kind(tch::Kind::Float);
@@ -398,13 +443,28 @@ impl TrainedModel {
         let latent = self.latent() as i64;
         let middle = self.network().decode(&Tensor::zeros([1, latent], (tch::Kind::Float, self.device())));
         let start = middle.expand_as(&prepared).where_self(&missing, &prepared);
-        let filled = self
-            .network()
-            .chain(&start, rounds, Some(&known), noise)
-            .unwrap_or_else(|| self.filled_by_rounds(&start, &missing, rounds));
+        let filled = self.network().chain(&start, rounds, Some(&known), noise).unwrap_or_else(|| match way {
+            Gaps::Likeliest => self.filled_by_rounds(&start, &missing, rounds),
+            Gaps::Drawn => self.drawn_by_rounds(&start, &missing, rounds, noise),
+        });
         // What was known comes back as it came.
         let restored = self.restored(values(&filled));
         rows.iter().zip(restored).map(|(given, filled)| if given.is_nan() { filled } else { *given }).collect()
+    }
+
+    /// Rows whose missing values were drawn by so many rounds of a chain: a code of the row as it is filled so far, then values
+    /// for its gaps of what the decoder says of that code (Rezende et al., 2014, appendix F).
+    fn drawn_by_rounds(&self, start: &Tensor, missing: &Tensor, rounds: u32, noise: &Noise) -> Tensor {
+        let mut x = start.shallow_clone();
+        for _ in 0..rounds {
+            let code = self.network().encode(&x);
+            let z = match &code.spread {
+                Some(spread) => &code.mean + spread * noise.normal(&spread.size()),
+                None => code.mean,
+            };
+            x = self.network().draw(&z, noise).where_self(missing, start);
+        }
+        x
     }
 
     /// Rows whose missing values are such that the model gives them back as they are, as near as so many rounds come to it.
@@ -501,8 +561,9 @@ impl TrainedModel {
         self.device
     }
 
-    fn width(&self) -> usize {
-        self.header.shape.width
+    /// Width of the rows that come.
+    pub fn width(&self) -> usize {
+        if self.units.prepared_in { self.header.preparation.prepared_width() } else { self.header.shape.width }
     }
 
     fn codes(&self, codes: &[f32]) -> Tensor {
@@ -537,6 +598,9 @@ impl TrainedModel {
     }
 
     fn with_gaps(&self, rows: &[f32]) -> Vec<f32> {
+        if self.units.prepared_in {
+            return rows.to_vec();
+        }
         let preparation = &self.header.preparation;
         let count = self.blocks.padded(rows.len() / self.width());
         let mut prepared = Vec::with_capacity(count * preparation.prepared_width());
@@ -551,12 +615,17 @@ impl TrainedModel {
 
     fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {
         match &self.lines {
+            _ if self.units.prepared_out => rows,
             Some(lines) => {
                 lines.restore(&mut rows);
                 rows
             }
             None => self.header.preparation.undo(&rows),
         }
+    }
+
+    fn restored_spread(&self, spread: Vec<f32>) -> Vec<f32> {
+        if self.units.prepared_out { spread } else { self.header.preparation.undo_spread(&spread) }
     }
 }
 
@@ -580,6 +649,18 @@ fn shallow(tensors: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
 fn mean_of_rows(x: &Tensor) -> Tensor {
     x.mean_dim([1].as_slice(), true, tch::Kind::Float)
 }
+
+/// How a missing value is filled where the family has no chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gaps {
+    /// By what the model gives back as it is.
+    Likeliest,
+    /// By chance.
+    Drawn,
+}
+
+/// The index of the first draw of [`TrainedModel::impute_draws`] among the noise of a seed.
+const FIRST_DRAW: u64 = 16;
 
 /// What new rows are asked for.
 #[derive(Clone, Debug, PartialEq)]

@@ -57,7 +57,7 @@ impl IntoResponses for RowsView<'_> {
 
 /// What the main matrix of an answer has for columns.
 pub(super) enum Heads {
-    /// The model's feature columns.
+    /// The model's feature columns, or what they are prepared.
     Features,
     /// Its label columns.
     Labels,
@@ -76,9 +76,9 @@ impl Heads {
         Self::Numbers(names.iter().map(|name| Column::of_numbers(*name)).collect())
     }
 
-    fn columns<'a>(&'a self, schema: &'a Schema) -> Vec<&'a Column> {
+    fn columns<'a>(&'a self, given: &'a Schema, schema: &'a Schema) -> Vec<&'a Column> {
         match self {
-            Self::Features => schema.feature_columns().collect(),
+            Self::Features => given.feature_columns().collect(),
             Self::Labels => schema.label_columns().collect(),
             Self::Numbers(columns) => columns.iter().collect(),
         }
@@ -106,6 +106,8 @@ pub(super) struct Sheet {
     beside: Vec<Beside>,
     /// Rows over which a picture has those of the answer.
     originals: Option<Vec<f32>>,
+    /// Images in a line of a picture.
+    across: Option<usize>,
 }
 
 impl Sheet {
@@ -116,7 +118,7 @@ impl Sheet {
 
     /// A matrix with a name, which only forms with room for several tell.
     pub(super) fn of(name: &'static str, heads: Heads, values: Vec<f32>) -> Self {
-        Self { name, heads, values, beside: Vec::new(), originals: None }
+        Self { name, heads, values, beside: Vec::new(), originals: None, across: None }
     }
 
     /// Adds a matrix, where there is one.
@@ -137,18 +139,27 @@ impl Sheet {
         self
     }
 
+    /// Has a picture show so many in a line.
+    pub(super) fn across(mut self, images: usize) -> Self {
+        self.across = Some(images);
+        self
+    }
+
     /// The answer, in the form that is wanted.
     pub(super) async fn answer(self, asked: &Asked) -> Result<Response, ApiError> {
-        let (form, model) = (asked.form, asked.model.clone());
+        let form = asked.form;
         if self.values.len() < LARGE_VALUES {
-            return self.write(form, &model.schema);
+            return self.write(form, asked.given(), &asked.model.schema);
         }
-        let written = tokio::task::spawn_blocking(move || self.write(form, &model.schema));
+        let (model, slots) = (asked.model.clone(), asked.slots.clone().filter(|_| asked.units.prepared_out));
+        let written = tokio::task::spawn_blocking(move || {
+            self.write(form, slots.as_deref().unwrap_or(&model.schema), &model.schema)
+        });
         written.await.map_err(|error| internal(&error))?
     }
 
-    fn write(self, form: Form, schema: &Schema) -> Result<Response, ApiError> {
-        let columns = self.heads.columns(schema);
+    fn write(self, form: Form, given: &Schema, schema: &Schema) -> Result<Response, ApiError> {
+        let columns = self.heads.columns(given, schema);
         let width = columns.len().max(1);
         let export = match form {
             Form::Json => return forms::json(&Matrix::of(&self.values, columns.into_iter())),
@@ -158,7 +169,7 @@ impl Sheet {
                 let bytes = self.tensors(&columns).map_err(|error| internal(&error))?;
                 return Ok(forms::file(form.media_type(), bytes));
             }
-            Form::Png => return picture(schema, &self.values, self.originals.as_deref()),
+            Form::Png => return picture(schema, &self),
             Form::Csv => Export::Csv,
             Form::Jsonl => Export::Jsonl,
             Form::Arrow => Export::Arrow,
@@ -193,14 +204,14 @@ pub(super) fn require_room(asked: &Asked, pointer: String) -> Result<(), Refusal
     Err(Refusal::at(Code::InvalidRequest, pointer, "conflict", detail))
 }
 
-fn picture(schema: &Schema, values: &[f32], originals: Option<&[f32]>) -> Result<Response, ApiError> {
+fn picture(schema: &Schema, sheet: &Sheet) -> Result<Response, ApiError> {
     let Some(shape) = schema.image else { return Err(internal(&"a picture of rows that are no images")) };
     let width = schema.row_shape().width;
     let columns: Vec<&Column> = schema.feature_columns().collect();
     let shades = Shades::of(columns.iter().copied());
-    let count = values.len() / width;
-    let Some(originals) = originals else {
-        let across = (count as f64).sqrt().ceil() as usize;
+    let (values, count) = (&sheet.values, sheet.values.len() / width);
+    let Some(originals) = &sheet.originals else {
+        let across = sheet.across.unwrap_or((count as f64).sqrt().ceil() as usize);
         return Ok(forms::png(forms::grid(values, shape, shades, across)?));
     };
     let across = count.min(16);

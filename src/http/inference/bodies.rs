@@ -7,8 +7,9 @@ use axum::extract::Request;
 use serde::de::DeserializeOwned;
 
 use super::held::{Head, Held};
+use super::prepared::Rows;
 use super::tables::{self, Brought};
-use super::{Asked, BODY, FormQuery, Gives, Place, QUERY};
+use super::{Asked, BODY, Place, QUERY, RowsBody, Wish};
 use crate::data::dataset::Column;
 use crate::data::{Format, Header, npy, safetensors};
 use crate::domain::id::ModelId;
@@ -19,7 +20,7 @@ use crate::http::error::{ApiError, internal};
 use crate::http::extract::{invalid_json, pointer, query, read_body};
 use crate::http::forms::{Cell, RowInput};
 use crate::http::json_rows::{self, Found};
-use crate::http::media::{BodyForm, Form};
+use crate::http::media::BodyForm;
 
 /// What becomes of missing values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +59,12 @@ pub(super) trait PostedRows: DeserializeOwned {
     const CODES: bool = false;
     /// What becomes of missing values.
     const MISSING: Missing = Missing::AsTrained;
-    /// What it is answered with.
-    const GIVES: Gives = Gives::Rows;
+    /// What rows there are about it.
+    const ROWS: Rows = Rows::InAndOut;
 
     fn split(self) -> (Vec<RowInput>, Self::Options);
 
-    fn format(options: &Self::Options) -> Option<Form>;
+    fn wish(options: &Self::Options) -> Wish;
 }
 
 /// A question that came as a body.
@@ -89,11 +90,11 @@ pub(super) async fn posted<B: PostedRows>(
         BodyForm::Json => None,
         _ => Some(query(&parts.uri)?),
     };
-    let format = match &beside {
-        Some(options) => B::format(options),
-        None => query::<FormQuery>(&parts.uri)?.format,
+    let wish = match &beside {
+        Some(options) => B::wish(options),
+        None => RowsBody::wish(&query(&parts.uri)?),
     };
-    let asked = Asked::of(app, id, format, &parts.headers, B::GIVES).await?;
+    let asked = Asked::of(app, id, wish, &parts.headers, B::ROWS).await?;
     let (values, options, place) = match beside {
         Some(options) => (matrix::<B>(&asked, form, body).await?, options, QUERY),
         None => {
@@ -101,7 +102,7 @@ pub(super) async fn posted<B: PostedRows>(
             match numbers(&bytes, &asked, asked.expected::<B>(&[])) {
                 Some(found) => (found.values, read_json::<B>(&found.rest)?.split().1, BODY),
                 None => {
-                    let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
+                    let columns: Vec<&Column> = asked.taken().feature_columns().collect();
                     let (rows, options) = read_json::<B>(&bytes)?.split();
                     (flatten(rows, asked.expected::<B>(&columns))?, options, BODY)
                 }
@@ -122,8 +123,8 @@ async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, body: Body) -> Res
         BodyForm::Npy | BodyForm::F32 | BodyForm::Safetensors => {
             let head: Head = if form == BodyForm::Npy { npy::header_bytes } else { |_: &[u8]| Some(0) };
             let held = Held::read(body, INFERENCE_BODY_BYTES, head).await?;
-            let plain_columns = asked.model.facts.is_plain || B::CODES;
-            let columns = (!plain_columns).then(|| asked.model.schema.feature_columns().collect::<Vec<&Column>>());
+            let plain_columns = asked.is_plain() || B::CODES;
+            let columns = (!plain_columns).then(|| asked.taken().feature_columns().collect::<Vec<&Column>>());
             let expected = asked.expected::<B>(columns.as_deref().unwrap_or_default());
             let (count, width, values) = match form {
                 BodyForm::Npy => array(held)?,
@@ -220,17 +221,28 @@ pub(in crate::http) fn unknown_class(column: &Column, value: f32) -> Option<Stri
 fn numbers(body: &[u8], asked: &Asked, expected: Expected<'_>) -> Option<Found> {
     let Expected { what, width, missing, .. } = expected;
     let found = json_rows::read(body, what, width, INFERENCE_ROWS, missing == Missing::Kept)?;
-    if asked.model.facts.is_plain || what != "rows" {
+    if asked.is_plain() || what != "rows" {
         return Some(found);
     }
     // Of classes only numbers that are known as such go on. A number in a column of texts is a text to be looked up.
-    let mut columns = asked.model.schema.feature_columns().enumerate();
+    let mut columns = asked.taken().feature_columns().enumerate();
     let are_known = columns.all(|(at, column)| {
         let mut values = found.values.iter().skip(at).step_by(width);
         column.levels.is_empty()
             && (!column.kind.is_class() || values.all(|value| unknown_class(column, *value).is_none()))
     });
     are_known.then_some(found)
+}
+
+/// Rows that stood in a JSON body among other things.
+pub(super) fn rows_of_json(asked: &Asked, rows: Vec<RowInput>) -> Result<Vec<f32>, Refusal> {
+    let columns: Vec<&Column> = asked.taken().feature_columns().collect();
+    flatten(rows, asked.expected::<RowsBody>(&columns))
+}
+
+/// Codes that did.
+pub(super) fn codes_of_json(asked: &Asked, codes: Vec<RowInput>) -> Result<Vec<f32>, Refusal> {
+    flatten(codes, Expected { what: "codes", width: asked.latent(), columns: &[], missing: Missing::Refused })
 }
 
 /// A JSON body, whatever else there is about it.

@@ -8,7 +8,8 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
-use super::{Asked, Gives, ModelInPath, Place, QUERY, answers, references};
+use super::prepared::{Prepared, Rows};
+use super::{Asked, ModelInPath, Place, QUERY, Wish, answers, references};
 use crate::domain::id::ModelId;
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
@@ -35,6 +36,9 @@ pub struct DecodeQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 /// What is asked of codes that are a body of another form than JSON; in a JSON body this stands beside the codes.
@@ -51,6 +55,9 @@ pub struct DecodeOptions {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 /// Codes of a body, and what is asked of them.
@@ -73,15 +80,17 @@ pub struct CodesBody {
 
 impl PostedRows for CodesBody {
     type Options = DecodeOptions;
+    const ROWS: Rows = Rows::Out;
     const CODES: bool = true;
 
     fn split(self) -> (Vec<RowInput>, DecodeOptions) {
         let Self { codes, spread, draw, seed } = self;
-        (codes, DecodeOptions { spread, draw, seed, format: None })
+        (codes, DecodeOptions { spread, draw, seed, format: None, prepared: Prepared::None })
     }
 
-    fn format(options: &DecodeOptions) -> Option<Form> {
-        options.format
+    fn wish(options: &DecodeOptions) -> Wish {
+        let DecodeOptions { format, prepared, .. } = *options;
+        Wish { format, prepared }
     }
 }
 
@@ -117,10 +126,10 @@ pub async fn get_decode(
     Query(query): Query<DecodeQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let DecodeQuery { x, spread, draw, seed, format } = query;
-    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
+    let DecodeQuery { x, spread, draw, seed, format, prepared } = query;
+    let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::Out).await?;
     let codes = references::inline(&x, asked.latent(), std::iter::empty(), Missing::Refused)?;
-    decode(&asked, codes, &DecodeOptions { spread, draw, seed, format }, QUERY).await
+    decode(&asked, codes, &DecodeOptions { spread, draw, seed, format, prepared }, QUERY).await
 }
 
 /// Decode codes: one row a code, in the user's units.
@@ -146,7 +155,7 @@ async fn decode(asked: &Asked, codes: Vec<f32>, options: &DecodeOptions, place: 
     if options.spread {
         answers::require_room(asked, format!("{place}spread"))?;
     }
-    Asked::check_answer_size(codes.len() / asked.latent(), asked.width())?;
+    Asked::check_answer_size(codes.len() / asked.latent(), asked.width_out())?;
     let question = match options {
         DecodeOptions { draw: true, seed, .. } => Question::DecodeDraw { codes, seed: seed.unwrap_or(0) },
         DecodeOptions { spread: true, .. } => Question::DecodeSpread(codes),
@@ -154,8 +163,8 @@ async fn decode(asked: &Asked, codes: Vec<f32>, options: &DecodeOptions, place: 
     };
     let Answer { values, beside } = asked.ask(question).await?;
     if asked.form == Form::Json {
-        let spread = beside.as_deref().map(|values| Matrix::new(values, asked.width()));
+        let spread = beside.as_deref().map(|values| Matrix::new(values, asked.width_out()));
         return forms::json(&DecodedView { rows: asked.rows(&values), spread });
     }
-    Sheet::rows(values).beside("spread", asked.width(), beside).answer(asked).await
+    Sheet::rows(values).beside("spread", asked.width_out(), beside).answer(asked).await
 }

@@ -8,7 +8,8 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, posted};
-use super::{Asked, FormQuery, Gives, ModelInPath, RowsBody, RowsQuery, answers};
+use super::prepared::Rows;
+use super::{Asked, FormQuery, ModelInPath, RowsBody, RowsQuery, answers};
 use crate::domain::id::ModelId;
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
@@ -49,7 +50,7 @@ pub async fn get_encode(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::of(app, id, query.format, &headers, Gives::Numbers).await?;
+    let asked = Asked::of(app, id, query.wish(), &headers, Rows::In).await?;
     let rows = query.reference().read(&asked, Missing::AsTrained).await?;
     encode(&asked, rows).await
 }

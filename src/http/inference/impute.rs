@@ -8,8 +8,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::answers::{RowsView, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::prepared::{Prepared, Rows};
 use super::references::Reference;
-use super::{Asked, Gives, ModelInPath, Place, QUERY, require_passes};
+use super::{Asked, ModelInPath, Place, QUERY, Wish, require_passes};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
@@ -34,17 +35,24 @@ pub struct ImputeQuery {
     /// Steps of the Markov chain, for families that have one; else how often rows go through the code and back.
     #[param(minimum = 1, maximum = 1000)]
     rounds: u32,
-    /// Which draw of the chain.
+    /// How many times each row is filled by chance; once, by what is likeliest, when left out. All rows come by the first draw,
+    /// then by the next.
+    #[param(minimum = 1, maximum = 100)]
+    draws: Option<u32>,
+    /// Which draw of the chain, or which draws.
     seed: u64,
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 impl Default for ImputeQuery {
     fn default() -> Self {
-        let ImputeOptions { rounds, seed, format } = ImputeOptions::default();
-        Self { dataset: None, rows: None, x: Vec::new(), rounds, seed, format }
+        let ImputeOptions { rounds, draws, seed, format, prepared } = ImputeOptions::default();
+        Self { dataset: None, rows: None, x: Vec::new(), rounds, draws, seed, format, prepared }
     }
 }
 
@@ -56,11 +64,17 @@ pub struct ImputeOptions {
     /// Beside a body that is not JSON: as `rounds` of the JSON body.
     #[param(minimum = 1, maximum = 1000)]
     rounds: u32,
+    /// Beside a body that is not JSON: as `draws` of the JSON body.
+    #[param(minimum = 1, maximum = 100)]
+    draws: Option<u32>,
     /// Beside a body that is not JSON: as `seed` of the JSON body.
     seed: u64,
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 /// Rounds when the caller names none.
@@ -68,7 +82,7 @@ pub(in crate::http) const ROUNDS: u32 = 20;
 
 impl Default for ImputeOptions {
     fn default() -> Self {
-        Self { rounds: ROUNDS, seed: 0, format: None }
+        Self { rounds: ROUNDS, draws: None, seed: 0, format: None, prepared: Prepared::None }
     }
 }
 
@@ -82,23 +96,29 @@ pub struct ImputeBody {
     /// out.
     #[schema(minimum = 1, maximum = 1000)]
     rounds: Option<u32>,
-    /// Which draw of the chain.
+    /// How many times each row is filled by chance; once, by what is likeliest, when left out. All rows come by the first draw,
+    /// then by the next.
+    #[schema(minimum = 1, maximum = 100)]
+    draws: Option<u32>,
+    /// Which draw of the chain, or which draws.
     #[serde(default)]
     seed: u64,
 }
 
 impl PostedRows for ImputeBody {
     type Options = ImputeOptions;
+    const ROWS: Rows = Rows::Filled;
     const MISSING: Missing = Missing::Kept;
 
     fn split(self) -> (Vec<RowInput>, ImputeOptions) {
         let defaults = ImputeOptions::default();
         let rounds = self.rounds.unwrap_or(defaults.rounds);
-        (self.rows, ImputeOptions { rounds, seed: self.seed, ..defaults })
+        (self.rows, ImputeOptions { rounds, draws: self.draws, seed: self.seed, ..defaults })
     }
 
-    fn format(options: &ImputeOptions) -> Option<Form> {
-        options.format
+    fn wish(options: &ImputeOptions) -> Wish {
+        let ImputeOptions { format, prepared, .. } = *options;
+        Wish { format, prepared }
     }
 }
 
@@ -116,10 +136,10 @@ pub async fn get_impute(
     Query(query): Query<ImputeQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let ImputeQuery { dataset, rows, x, rounds, seed, format } = query;
-    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
+    let ImputeQuery { dataset, rows, x, rounds, draws, seed, format, prepared } = query;
+    let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::Filled).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::Kept).await?;
-    impute(&asked, rows, &ImputeOptions { rounds, seed, format }, QUERY).await
+    impute(&asked, rows, &ImputeOptions { rounds, draws, seed, format, prepared }, QUERY).await
 }
 
 /// Fill the gaps of rows: values that are known come back as they are.
@@ -134,26 +154,38 @@ pub async fn post_impute(State(app): State<App>, Id(id): Id<ModelId>, request: R
 }
 
 async fn impute(asked: &Asked, rows: Vec<f32>, options: &ImputeOptions, place: Place) -> Result<Response, ApiError> {
-    let ImputeOptions { rounds, seed, .. } = *options;
-    let originals = (asked.form == Form::Png).then(|| rows.clone());
-    let Answer { values, .. } = asked.ask(question(asked, rows, (rounds, seed), place)?).await?;
+    let ImputeOptions { rounds, draws, seed, .. } = *options;
+    let count = rows.len() / asked.width();
+    let originals = (asked.form == Form::Png && draws.is_none()).then(|| rows.clone());
+    let Answer { values, .. } = asked.ask(question(asked, rows, (rounds, draws, seed), place)?).await?;
     if asked.form == Form::Json {
         return forms::json(&RowsView { rows: asked.rows(&values) });
     }
-    Sheet::rows(values).under(originals).answer(asked).await
+    // Of several draws a picture has a line for each.
+    Sheet::rows(values).under(originals).across(count.min(GRID_LINE)).answer(asked).await
 }
+
+/// Images in a line of draws, at most.
+const GRID_LINE: usize = 64;
 
 /// The question, checked.
 pub(in crate::http) fn question(
     asked: &Asked,
     rows: Vec<f32>,
-    (rounds, seed): (u32, u64),
+    (rounds, draws, seed): (u32, Option<u32>, u64),
     place: Place,
 ) -> Result<Question, Refusal> {
     let mut faults = Faults::new();
-    let pointer = format!("{place}rounds");
+    let (pointer, count) = (format!("{place}rounds"), rows.len() / asked.width());
     faults.require_within(&pointer, rounds, 1..=1000);
-    require_passes(pointer, rows.len() / asked.width(), rounds, &mut faults);
+    if let Some(draws) = draws {
+        faults.require_within(&format!("{place}draws"), draws, 1..=100);
+    }
+    require_passes(pointer, count.saturating_mul(draws.unwrap_or(1) as usize), rounds, &mut faults);
     faults.into_result(Code::InvalidRequest)?;
-    Ok(Question::Impute { rows, rounds, seed })
+    Asked::check_answer_size(count * draws.unwrap_or(1) as usize, asked.width_out())?;
+    Ok(match draws {
+        Some(draws) => Question::ImputeDraws { rows, rounds, draws, seed },
+        None => Question::Impute { rows, rounds, seed },
+    })
 }

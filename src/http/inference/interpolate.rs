@@ -8,8 +8,9 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::prepared::{Prepared, Rows};
 use super::references::Reference;
-use super::{Asked, Gives, ModelInPath, Place, QUERY, answers};
+use super::{Asked, ModelInPath, Place, QUERY, Wish, answers};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Faults};
 use crate::http::App;
@@ -54,11 +55,22 @@ pub struct InterpolateQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 impl Default for InterpolateQuery {
     fn default() -> Self {
-        Self { dataset: None, rows: None, x: Vec::new(), steps: STEPS, way: Way::Linear, format: None }
+        Self {
+            dataset: None,
+            rows: None,
+            x: Vec::new(),
+            steps: STEPS,
+            way: Way::Linear,
+            format: None,
+            prepared: Prepared::None,
+        }
     }
 }
 
@@ -76,11 +88,14 @@ pub struct InterpolateOptions {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 impl Default for InterpolateOptions {
     fn default() -> Self {
-        Self { steps: STEPS, way: Way::Linear, format: None }
+        Self { steps: STEPS, way: Way::Linear, format: None, prepared: Prepared::None }
     }
 }
 
@@ -107,11 +122,12 @@ impl PostedRows for InterpolateBody {
     type Options = InterpolateOptions;
 
     fn split(self) -> (Vec<RowInput>, InterpolateOptions) {
-        (self.rows, InterpolateOptions { steps: self.steps, way: self.way, format: None })
+        (self.rows, InterpolateOptions { steps: self.steps, way: self.way, format: None, prepared: Prepared::None })
     }
 
-    fn format(options: &InterpolateOptions) -> Option<Form> {
-        options.format
+    fn wish(options: &InterpolateOptions) -> Wish {
+        let InterpolateOptions { format, prepared, .. } = *options;
+        Wish { format, prepared }
     }
 }
 
@@ -146,10 +162,10 @@ pub async fn get_interpolate(
     Query(query): Query<InterpolateQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let InterpolateQuery { dataset, rows, x, steps, way, format } = query;
-    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
+    let InterpolateQuery { dataset, rows, x, steps, way, format, prepared } = query;
+    let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::InAndOut).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
-    interpolate(&asked, rows, &InterpolateOptions { steps, way, format }, QUERY).await
+    interpolate(&asked, rows, &InterpolateOptions { steps, way, format, prepared }, QUERY).await
 }
 
 /// Go from row to row through the code: the rows whose codes lie evenly between those of each and the next.
@@ -180,7 +196,7 @@ async fn interpolate(
     }
     faults.require_within(&format!("{place}steps"), options.steps, 2..=1000);
     faults.into_result(Code::InvalidRequest)?;
-    Asked::check_answer_size((count - 1) * steps, asked.width().max(latent))?;
+    Asked::check_answer_size((count - 1) * steps, asked.width_out().max(latent))?;
     let Answer { values: codes, .. } = asked.ask(Question::Encode(rows)).await?;
     let ends: Vec<&[f32]> = codes.chunks_exact(latent).collect();
     let on_the_way: Vec<f32> = ends

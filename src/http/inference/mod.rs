@@ -17,12 +17,14 @@ pub mod impute;
 pub mod interpolate;
 mod patience;
 pub mod predict;
+mod prepared;
 pub mod reconstruct;
 mod references;
 pub mod room;
 pub mod sample;
 pub mod score;
 mod tables;
+pub mod traverse;
 
 use std::sync::Arc;
 
@@ -35,16 +37,17 @@ use utoipa::{IntoParams, ToSchema};
 
 use self::bodies::{Expected, PostedRows};
 pub(in crate::http) use self::bodies::{Missing, ONLY_IMPUTE, unknown_class, unknown_level};
+use self::prepared::{Prepared, Rows};
 use self::references::Reference;
 use super::App;
 use super::error::ApiError;
 use super::forms::{Matrix, RowInput};
 use super::media::{Form, NUMBERS, PICTURES};
-use crate::data::dataset::Column;
+use crate::data::dataset::{Column, Schema};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::limits::{INFERENCE_PASSES, INFERENCE_VALUES};
 use crate::domain::refusal::{Code, Faults, Refusal};
-use crate::serving::{Answer, Question};
+use crate::serving::{Answer, Question, Units};
 use crate::store::models::Model;
 
 /// Where the options of a question stand. Pointers of faults begin with it.
@@ -81,9 +84,16 @@ pub struct RowsQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 impl RowsQuery {
+    fn wish(&self) -> Wish {
+        Wish { format: self.format, prepared: self.prepared }
+    }
+
     fn reference(self) -> Reference {
         Reference { dataset: self.dataset, rows: self.rows, x: self.x }
     }
@@ -97,6 +107,9 @@ pub struct FormQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 /// Rows of a body.
@@ -109,24 +122,16 @@ pub struct RowsBody {
 
 impl PostedRows for RowsBody {
     type Options = FormQuery;
-    const GIVES: Gives = Gives::Numbers;
+    const ROWS: Rows = Rows::In;
 
     fn split(self) -> (Vec<RowInput>, FormQuery) {
         (self.rows, FormQuery::default())
     }
 
-    fn format(options: &FormQuery) -> Option<Form> {
-        options.format
+    fn wish(options: &FormQuery) -> Wish {
+        let FormQuery { format, prepared } = *options;
+        Wish { format, prepared }
     }
-}
-
-/// What a question is answered with, of which a picture may be made or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gives {
-    /// Rows of the model.
-    Rows,
-    /// Codes, predictions or scores.
-    Numbers,
 }
 
 /// A model that is asked, and the form that the answer is to have.
@@ -136,35 +141,46 @@ pub(in crate::http) struct Asked {
     form: Form,
     /// Until when the caller waits, where it says so.
     deadline: Option<Instant>,
+    units: Units,
+    /// The columns of prepared rows, where some are.
+    slots: Option<Arc<Schema>>,
+}
+
+/// What is asked of a question whatever it is about.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wish {
+    format: Option<Form>,
+    prepared: Prepared,
 }
 
 impl Asked {
-    async fn of(
-        app: App,
-        id: ModelId,
-        format: Option<Form>,
-        headers: &HeaderMap,
-        gives: Gives,
-    ) -> Result<Self, ApiError> {
+    async fn of(app: App, id: ModelId, wish: Wish, headers: &HeaderMap, rows: Rows) -> Result<Self, ApiError> {
         let model = app.store.model(id).await?;
-        let pictures = gives == Gives::Rows && model.schema.image.is_some();
-        let form = Form::wanted(format, headers, if pictures { PICTURES } else { NUMBERS });
+        let units = rows.units(wish.prepared)?;
+        let pictures = rows.are_given() && model.schema.image.is_some() && units == Units::default();
+        let form = Form::wanted(wish.format, headers, if pictures { PICTURES } else { NUMBERS });
         let form = form.map_err(|mut refusal| {
-            if gives == Gives::Rows && !pictures {
-                refusal.detail += ", and pictures where the dataset was uploaded with `shape`";
+            if rows.are_given() && !pictures {
+                refusal.detail +=
+                    ", and pictures of rows in their own units, where the dataset was uploaded with `shape`";
             }
             refusal
         })?;
-        Ok(Self { app, model, form, deadline: patience::deadline(headers) })
+        let mut asked = Self { app, model, form, deadline: patience::deadline(headers), units, slots: None };
+        if units != Units::default() {
+            let slots = asked.ask(Question::Slots).await?;
+            asked.slots = Some(Arc::new(prepared::schema(&asked.model.schema, &slots)));
+        }
+        Ok(asked)
     }
 
     /// A model whose answers are told as numbers, whatever becomes of them then.
     pub(in crate::http) fn plainly(app: App, model: Arc<Model>) -> Self {
-        Self { app, model, form: Form::Json, deadline: None }
+        Self { app, model, form: Form::Json, deadline: None, units: Units::default(), slots: None }
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
-        let inference = &self.app.inference;
+        let (inference, question) = (&self.app.inference, question.in_units(self.units));
         Ok(match self.deadline {
             Some(deadline) => inference.ask_by(&self.model, question, deadline).await?,
             None => inference.ask(&self.model, question).await?,
@@ -190,7 +206,7 @@ impl Asked {
 
     /// Rows of an answer, as JSON has them.
     fn rows<'a>(&'a self, values: &'a [f32]) -> Matrix<'a> {
-        Matrix::of(values, self.model.schema.feature_columns())
+        Matrix::of(values, self.given().feature_columns())
     }
 
     /// Width of the code.
@@ -198,9 +214,35 @@ impl Asked {
         self.model.spec.model.latent() as usize
     }
 
-    /// Width of a row.
+    /// Width of a row of the question.
     pub(in crate::http) fn width(&self) -> usize {
-        self.model.facts.width
+        match &self.slots {
+            Some(slots) if self.units.prepared_in => slots.row_shape().width,
+            _ => self.model.facts.width,
+        }
+    }
+
+    /// Width of a row of the answer.
+    fn width_out(&self) -> usize {
+        match &self.slots {
+            Some(slots) if self.units.prepared_out => slots.row_shape().width,
+            _ => self.model.facts.width,
+        }
+    }
+
+    /// Whether all columns of rows of the question are amounts.
+    fn is_plain(&self) -> bool {
+        self.units.prepared_in || self.model.facts.is_plain
+    }
+
+    /// The columns of rows of the question.
+    fn taken(&self) -> &Schema {
+        self.slots.as_deref().filter(|_| self.units.prepared_in).unwrap_or(&self.model.schema)
+    }
+
+    /// The columns of rows of the answer.
+    fn given(&self) -> &Schema {
+        self.slots.as_deref().filter(|_| self.units.prepared_out).unwrap_or(&self.model.schema)
     }
 
     pub(in crate::http) fn family(&self) -> &'static str {

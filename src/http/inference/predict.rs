@@ -8,7 +8,8 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, posted};
-use super::{Asked, FormQuery, Gives, ModelInPath, RowsBody, RowsQuery, answers};
+use super::prepared::Rows;
+use super::{Asked, FormQuery, ModelInPath, RowsBody, RowsQuery, answers};
 use crate::domain::id::ModelId;
 use crate::domain::refusal::{Code, Refusal};
 use crate::http::App;
@@ -53,7 +54,7 @@ pub async fn get_predict(
     Query(query): Query<RowsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::of(app, id, query.format, &headers, Gives::Numbers).await?;
+    let asked = Asked::of(app, id, query.wish(), &headers, Rows::In).await?;
     let rows = query.reference().read(&asked, Missing::AsTrained).await?;
     predict(&asked, rows).await
 }

@@ -8,8 +8,9 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::prepared::{Prepared, Rows};
 use super::references::Reference;
-use super::{Asked, Gives, ModelInPath, Place, QUERY, answers};
+use super::{Asked, ModelInPath, Place, QUERY, Wish, answers};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Refusal};
 use crate::http::App;
@@ -37,6 +38,9 @@ pub struct ReconstructQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 /// What is asked of rows that are a body of another form than JSON; in a JSON body this stands beside the rows.
@@ -49,6 +53,9 @@ pub struct ReconstructOptions {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 /// Rows of a body, and what is asked of them.
@@ -66,11 +73,12 @@ impl PostedRows for ReconstructBody {
     type Options = ReconstructOptions;
 
     fn split(self) -> (Vec<RowInput>, ReconstructOptions) {
-        (self.rows, ReconstructOptions { score_estimate: self.score_estimate, format: None })
+        (self.rows, ReconstructOptions { score_estimate: self.score_estimate, format: None, prepared: Prepared::None })
     }
 
-    fn format(options: &ReconstructOptions) -> Option<Form> {
-        options.format
+    fn wish(options: &ReconstructOptions) -> Wish {
+        let ReconstructOptions { format, prepared, .. } = *options;
+        Wish { format, prepared }
     }
 }
 
@@ -109,8 +117,8 @@ pub async fn get_reconstruct(
     Query(query): Query<ReconstructQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let ReconstructQuery { dataset, rows, x, score_estimate, format } = query;
-    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
+    let ReconstructQuery { dataset, rows, x, score_estimate, format, prepared } = query;
+    let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::InAndOut).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
     reconstruct(&asked, rows, score_estimate, QUERY).await
 }
@@ -132,6 +140,7 @@ pub async fn post_reconstruct(
 
 async fn reconstruct(asked: &Asked, rows: Vec<f32>, with_scores: bool, place: Place) -> Result<Response, ApiError> {
     let count = rows.len() / asked.width();
+    Asked::check_answer_size(count, asked.width_out())?;
     let scores = match with_scores {
         true => Some(score_estimates(asked, rows.clone(), format!("{place}score_estimate")).await?),
         false => None,
@@ -152,7 +161,8 @@ async fn reconstruct(asked: &Asked, rows: Vec<f32>, with_scores: bool, place: Pl
 /// Only the network knows whether it has one; where it has none the refusal names the option.
 async fn score_estimates(asked: &Asked, rows: Vec<f32>, pointer: String) -> Result<Vec<f32>, ApiError> {
     answers::require_room(asked, pointer.clone())?;
-    match asked.app.inference.ask(&asked.model, Question::ScoreEstimate(rows)).await {
+    let question = Question::ScoreEstimate(rows).in_units(asked.units);
+    match asked.app.inference.ask(&asked.model, question).await {
         Ok(answer) => Ok(answer.values),
         Err(ServingError::Refused(refusal)) if refusal.code == Code::InvalidRequest => {
             let detail = format!("goes with a family that has one; {}", refusal.detail);

@@ -2,6 +2,7 @@
 
 use super::Asked;
 use super::bodies::{Missing, ONLY_IMPUTE, gap, unknown_class};
+use super::prepared::refuse_reference;
 use crate::data::dataset::Column;
 use crate::data::recode::Recode;
 use crate::data::rows::RowFile;
@@ -27,11 +28,12 @@ impl Reference {
                 let detail = "is missing: name rows by `dataset` and `rows`, or give them as `x`";
                 return Err(invalid("?dataset", "missing", detail));
             }
-            return Ok(inline(&x, asked.width(), asked.model.schema.feature_columns(), missing)?);
+            return Ok(inline(&x, asked.width(), asked.taken().feature_columns(), missing)?);
         };
         if !x.is_empty() {
             return Err(invalid("?x", "conflict", "goes without `dataset`"));
         }
+        refuse_reference(asked.units)?;
         stored(asked, id, rows.as_deref(), missing).await
     }
 }

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answers::{RowsView, Sheet};
-use super::bodies::json_body;
-use super::{Asked, BODY, FormQuery, Gives, ModelInPath, Place, QUERY, require_passes};
+use super::bodies::{PostedRows, json_body};
+use super::prepared::{Prepared, Rows};
+use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, RowsBody, Wish, require_passes};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_ROWS;
 use crate::domain::refusal::{Code, Faults, Refusal};
@@ -45,12 +46,15 @@ pub struct SampleQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 impl Default for SampleQuery {
     fn default() -> Self {
         let SampleSpec { n, seed, temperature, steps, draw } = SampleSpec::default();
-        Self { n, seed, temperature, steps, draw, format: None }
+        Self { n, seed, temperature, steps, draw, format: None, prepared: Prepared::None }
     }
 }
 
@@ -94,8 +98,8 @@ pub async fn get_sample(
     Query(query): Query<SampleQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let SampleQuery { n, seed, temperature, steps, draw, format } = query;
-    let asked = Asked::of(app, id, format, &headers, Gives::Rows).await?;
+    let SampleQuery { n, seed, temperature, steps, draw, format, prepared } = query;
+    let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::Out).await?;
     sample(&asked, &SampleSpec { n, seed, temperature, steps, draw }, QUERY).await
 }
 
@@ -110,7 +114,7 @@ pub async fn post_sample(
     Query(query): Query<FormQuery>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let asked = Asked::of(app, id, query.format, request.headers(), Gives::Rows).await?;
+    let asked = Asked::of(app, id, RowsBody::wish(&query), request.headers(), Rows::Out).await?;
     require_json(request.headers())?;
     let spec: SampleSpec = json_body(request.into_body()).await?;
     sample(&asked, &spec, BODY).await
@@ -131,7 +135,7 @@ pub(in crate::http) fn question(asked: &Asked, spec: &SampleSpec, place: Place) 
     faults.require_within(&format!("{place}temperature"), spec.temperature, 0.0..=10.0);
     let chain_steps = chain_steps(asked, spec, place, &mut faults);
     faults.into_result(Code::InvalidRequest)?;
-    Asked::check_answer_size(spec.n, asked.width())?;
+    Asked::check_answer_size(spec.n, asked.width_out())?;
     let (count, seed, temperature, drawn) = (spec.n, spec.seed, spec.temperature, spec.draw);
     let draw = Draw { count, seed, temperature, chain_steps, drawn };
     Ok(Question::Sample(draw))

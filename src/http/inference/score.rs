@@ -8,8 +8,9 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::prepared::{Prepared, Rows};
 use super::references::Reference;
-use super::{Asked, Gives, ModelInPath, Place, QUERY, answers, require_passes};
+use super::{Asked, ModelInPath, Place, QUERY, Wish, answers, require_passes};
 use crate::domain::id::{DatasetId, ModelId};
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
@@ -53,12 +54,27 @@ pub struct ScoreQuery {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    prepared: Prepared,
 }
 
 impl Default for ScoreQuery {
     fn default() -> Self {
-        let ScoreOptions { measure, samples, seed, threshold, contributions, format } = ScoreOptions::default();
-        Self { dataset: None, rows: None, x: Vec::new(), measure, samples, seed, threshold, contributions, format }
+        let ScoreOptions { measure, samples, seed, threshold, contributions, format, prepared } =
+            ScoreOptions::default();
+        Self {
+            dataset: None,
+            rows: None,
+            x: Vec::new(),
+            measure,
+            samples,
+            seed,
+            threshold,
+            contributions,
+            format,
+            prepared,
+        }
     }
 }
 
@@ -83,6 +99,9 @@ pub struct ScoreOptions {
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     pub(in crate::http) format: Option<Form>,
+    /// Which rows are prepared, as the network has them, instead of in the user's columns and units.
+    #[param(inline)]
+    pub(in crate::http) prepared: Prepared,
 }
 
 impl Default for ScoreOptions {
@@ -94,6 +113,7 @@ impl Default for ScoreOptions {
             threshold: THRESHOLD,
             contributions: false,
             format: None,
+            prepared: Prepared::None,
         }
     }
 }
@@ -129,14 +149,19 @@ fn threshold() -> f32 {
 
 impl PostedRows for ScoreBody {
     type Options = ScoreOptions;
+    const ROWS: Rows = Rows::In;
 
     fn split(self) -> (Vec<RowInput>, ScoreOptions) {
         let Self { rows, measure, samples, seed, threshold, contributions } = self;
-        (rows, ScoreOptions { measure, samples, seed, threshold, contributions, format: None })
+        (
+            rows,
+            ScoreOptions { measure, samples, seed, threshold, contributions, format: None, prepared: Prepared::None },
+        )
     }
 
-    fn format(options: &ScoreOptions) -> Option<Form> {
-        options.format
+    fn wish(options: &ScoreOptions) -> Wish {
+        let ScoreOptions { format, prepared, .. } = *options;
+        Wish { format, prepared }
     }
 }
 
@@ -206,10 +231,11 @@ pub async fn get_score(
     Query(query): Query<ScoreQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let ScoreQuery { dataset, rows, x, measure, samples, seed, threshold, contributions, format } = query;
-    let asked = Asked::of(app, id, format, &headers, Gives::Numbers).await?;
+    let ScoreQuery { dataset, rows, x, measure, samples, seed, threshold, contributions, format, prepared } = query;
+    let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::In).await?;
     let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
-    score(&asked, rows, ScoreOptions { measure, samples, seed, threshold, contributions, format }, QUERY).await
+    score(&asked, rows, ScoreOptions { measure, samples, seed, threshold, contributions, format, prepared }, QUERY)
+        .await
 }
 
 /// Tell how strange rows are: what going through the code loses, of families with a density log p(x), and what share of
@@ -236,7 +262,9 @@ async fn score(asked: &Asked, rows: Vec<f32>, options: ScoreOptions, place: Plac
             let names = || asked.model.schema.feature_columns().map(|column| column.name.as_str()).collect();
             forms::json(&ScoresView {
                 scores: rows.map(view).collect(),
-                contributions: beside.as_deref().map(|shares| Matrix::new(shares, asked.width())),
+                contributions: beside
+                    .as_deref()
+                    .map(|shares| Matrix::new(shares, asked.model.schema.row_shape().width)),
                 columns: contributions.then(names),
             })
         }
@@ -248,7 +276,10 @@ async fn score(asked: &Asked, rows: Vec<f32>, options: ScoreOptions, place: Plac
             let heads = if samples > 0 { &FIGURES[..] } else { &FIGURES[..5] };
             let matrix = rows.flat_map(|row| figures(row, heads.len())).collect();
             let heads = Heads::named(heads);
-            Sheet::of("scores", heads, matrix).beside("contributions", asked.width(), beside).answer(asked).await
+            Sheet::of("scores", heads, matrix)
+                .beside("contributions", asked.model.schema.row_shape().width, beside)
+                .answer(asked)
+                .await
         }
     }
 }

@@ -41,11 +41,12 @@ pub(super) async fn read(
 ) -> Result<Vec<f32>, ApiError> {
     let permit = asked.app.reading.clone().acquire_owned().await.map_err(|error| internal(&error))?;
     let (model, latent) = (asked.model.clone(), asked.latent());
+    let slots = asked.slots.clone().filter(|_| asked.units.prepared_in);
     let scratch = asked.app.store.scratch()?;
     let read = move || {
         let _permit = permit;
         let table = match brought {
-            Brought::Rows(missing) => Table::rows(&model.schema, missing),
+            Brought::Rows(missing) => Table::rows(slots.as_deref().unwrap_or(&model.schema), missing),
             Brought::Codes => Table::codes(latent),
         };
         let (source, target) = (scratch.path("body"), scratch.path("rows"));

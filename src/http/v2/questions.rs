@@ -199,7 +199,7 @@ impl Plan {
                 sample::question(asked, &spec, PLACE)?
             }
             QuestionKind::Impute => {
-                impute::question(asked, values, (parameters.rounds.unwrap_or(ROUNDS), seed), PLACE)?
+                impute::question(asked, values, (parameters.rounds.unwrap_or(ROUNDS), None, seed), PLACE)?
             }
             QuestionKind::Score => self.score(asked, parameters, seed, values)?,
             QuestionKind::Predict => Question::Predict(values),

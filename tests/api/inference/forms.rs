@@ -34,7 +34,7 @@ async fn ask(app: &TestApp, path: &str, accept: &str, body: &Value) -> Answer {
 }
 
 /// A model of a table with a category, gaps, an identifier and a label.
-async fn of_a_table(app: &TestApp) -> String {
+pub(super) async fn of_a_table(app: &TestApp) -> String {
     let lines: String = (0..60)
         .map(|row| {
             let x = if row % 7 == 3 { String::new() } else { format!("{}", row as f32 / 8.0) };

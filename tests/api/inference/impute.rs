@@ -113,6 +113,30 @@ async fn a_table_of_two_columns_is_filled_by_what_the_known_one_says() {
 }
 
 #[tokio::test]
+async fn gaps_are_filled_by_chance_as_often_as_is_asked() {
+    let app = TestApp::start().await;
+    for family in ["vae", "autoencoder", "gsn"] {
+        let (dataset, model) = trained_by(&app, family).await;
+        let given = pixels(&app, &dataset, 2).await;
+        let gaps: Vec<Vec<Option<f64>>> = given.iter().map(|row| gapped(row)).collect();
+        let post = async |more: Value| {
+            let mut body = json!({"rows": gaps, "rounds": 3});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            app.post(&format!("{model}/impute"), &body).await.expect(200)
+        };
+        let drawn = post(json!({"draws": 5, "seed": 2})).await;
+        assert_eq!(drawn, post(json!({"draws": 5, "seed": 2})).await, "{family}");
+        assert_ne!(drawn, post(json!({"draws": 5, "seed": 3})).await, "{family}");
+        let filled = rows(&drawn["rows"]);
+        check_filled(&drawn, &std::iter::repeat_n(gaps.clone(), 5).flatten().collect::<Vec<_>>());
+        assert_ne!(filled[0], filled[2], "{family}");
+        // Fewer draws are the first of them.
+        assert_eq!(rows(&post(json!({"draws": 2, "seed": 2})).await["rows"]), filled[..4], "{family}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn each_bad_imputation_is_refused_where_it_is_wrong() {
     let app = TestApp::start().await;
     let (dataset, model) = trained(&app).await;
@@ -127,6 +151,8 @@ async fn each_bad_imputation_is_refused_where_it_is_wrong() {
     check(json!({"rounds": 1001}), "/rounds").await;
     check(json!({"rounds": "many"}), "/rounds").await;
     check(json!({"seed": 1.5}), "/seed").await;
+    check(json!({"draws": 0}), "/draws").await;
+    check(json!({"draws": 1_000_000_000}), "/draws").await;
     check(json!({"colour": 1}), "/colour").await;
     check(json!({"rows": []}), "/rows").await;
     check(json!({"rows": [[null]]}), "/rows/0").await;

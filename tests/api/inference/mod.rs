@@ -6,9 +6,11 @@ mod gaps;
 mod impute;
 mod interpolate;
 mod predict;
+mod prepared;
 mod reconstruct;
 mod sample;
 mod score;
+mod traverse;
 
 use axum::body::Body;
 use axum::http::Request;
