@@ -181,9 +181,11 @@ pub(in crate::http) fn question(
     if let Some(draws) = draws {
         faults.require_within(&format!("{place}draws"), draws, 1..=100);
     }
-    require_passes(pointer, count.saturating_mul(draws.unwrap_or(1) as usize), rounds, &mut faults);
+    // One fault is told of too many draws.
+    let times = draws.unwrap_or(1).clamp(1, 100) as usize;
+    require_passes(pointer, count.saturating_mul(times), rounds, &mut faults);
     faults.into_result(Code::InvalidRequest)?;
-    Asked::check_answer_size(count * draws.unwrap_or(1) as usize, asked.width_out())?;
+    Asked::check_answer_size(count * times, asked.width_out())?;
     Ok(match draws {
         Some(draws) => Question::ImputeDraws { rows, rounds, draws, seed },
         None => Question::Impute { rows, rounds, seed },
