@@ -243,7 +243,6 @@ async fn measured_memory_is_within_the_stated_factor_of_what_is_expected() {
         let told = app.post("/v1/jobs?dry_run=true", &spec).await.expect(200);
         let bytes = |name: &str| told["memory"][name].as_f64().unwrap();
         let times = bytes("measured_bytes") / bytes("expected_bytes");
-        println!("{family} {batch}: {times:.2} of {:.0} MiB", bytes("expected_bytes") / 1048576.0);
         let factor = latente::training::memory::FACTOR;
         assert!((1.0 / factor..=factor).contains(&times), "{family}: {times} of {}", told["memory"]);
     }
