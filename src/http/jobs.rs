@@ -178,7 +178,7 @@ pub struct CreateQuery {
     /// Only tell what the job would take: memory, and time by a short look at it. Nothing is queued or kept.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl CreateQuery {

@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::error::{ApiError, Problem};
 use super::extract::{Id, Lenient, Nothing, Query};
+use super::inference::ModelInPath;
 use super::lists::{List, page};
 use crate::data::dataset::Column;
 use crate::domain::id::{DatasetId, JobId, ModelId};

@@ -136,6 +136,11 @@ pub async fn create_sweep(
     let key = idempotency_key(&headers)?;
     let mut faults = body.faults;
     let options = query.options(&mut faults);
+    for (pointer, is_given) in [("?dry_run", query.dry_run), ("?register", query.register.is_some())] {
+        if is_given {
+            faults.push(pointer, "conflict", "is for single jobs");
+        }
+    }
     let spec = settled(faults, body.value)?;
     let trials = trials::trials(&app, spec.clone()).await?;
     let sweep = app.jobs.submit_sweep(spec, trials, query.priority, options, key).await?;

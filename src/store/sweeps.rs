@@ -150,7 +150,7 @@ impl Store {
     /// A dataset is gone, the queue has not so much room, or the key was used for another sweep.
     pub async fn insert_sweep(&self, new: &NewSweep) -> Result<Sweep, StoreError> {
         let mut tx = self.begin().await?;
-        let asked = Asked::New { priority: new.priority, options: new.options };
+        let asked = Asked::New { priority: new.priority, options: new.options, register: None };
         if let Some(key) = &new.idempotency_key {
             let known: Option<(String, String, String)> =
                 sqlx::query_as("SELECT id, spec, asked FROM sweeps WHERE idempotency_key = ?")
@@ -181,7 +181,8 @@ impl Store {
         for (number, (chosen, spec)) in (1_i64..).zip(&new.trials) {
             let rest_at = new.rungs.first().map(|epochs| spec.pretraining_epochs() + epochs);
             let (max_deaths, priority, options) = (new.max_deaths, new.priority, new.options);
-            let job = NewJob { spec: spec.clone(), max_deaths, priority, register: None, options, idempotency_key: None };
+            let job =
+                NewJob { spec: spec.clone(), max_deaths, priority, register: None, options, idempotency_key: None };
             let job = enqueue(&mut tx, &job, &asked).await?;
             sqlx::query("INSERT INTO trials (job_id, sweep_id, number, chosen, rest_at) VALUES (?, ?, ?, ?, ?)")
                 .bind(job.to_string())

@@ -94,18 +94,20 @@ pub fn probe(assignment: &Assignment<'_>, time: Duration) -> Result<Probed, Trai
     let preparing_seconds =
         dividing + fitting * share(counts[0], run.split.train.len()) + (building - fitting).max(0.0);
 
-    let steps = batches::cut(&split.train, size).len() as u64;
+    let accumulate = spec.training.accumulate;
+    let steps = (batches::cut(&split.train, size).len() as u64).div_ceil(u64::from(accumulate));
     let looked = run.split.train.clone();
     let pieces = batches::cut(&looked, size);
     run.epoch = spec.pretraining_epochs();
     let (mut steps_done, mut seen, mut warm) = (0, 0, false);
     let mut clock = Instant::now();
-    for (number, piece) in pieces.iter().cycle().enumerate() {
+    let groups: Vec<&[&[u32]]> = pieces.chunks(accumulate as usize).collect();
+    for (number, group) in groups.iter().cycle().enumerate() {
         run.step = number as u64 % steps;
         // A loss that is not finite is for the job itself to tell: its steps take as long.
-        let _ = run.train_step(piece, steps, None, &[]);
+        let _ = run.train_step(group, None, &[]);
         steps_done += 1;
-        seen += piece.len();
+        seen += group.iter().map(|piece| piece.len()).sum::<usize>();
         if clock.elapsed() >= time || steps_done >= TIMED_STEPS {
             break;
         }

@@ -120,7 +120,7 @@ pub fn export(bytes: &[u8], part: Part, form: Form, file: &Path) -> Result<(), E
     let model = TrainedModel::read(bytes, Device::Cpu)?;
     let passes = Passes::of(&model);
     let signature = passes.signature(part)?;
-    let (recording, _) = record(&model, &passes, part)?;
+    let (recording, _) = record(&passes, part)?;
     match form {
         Form::TorchScript => recording.save(file).map_err(ExportError::Recording),
         Form::Onnx => Ok(std::fs::write(file, onnx::translate(&recording, &signature, &model.header, part)?)?),
@@ -128,11 +128,7 @@ pub fn export(bytes: &[u8], part: Part, form: Form, file: &Path) -> Result<(), E
 }
 
 /// What a part does, recorded.
-fn record(
-    model: &TrainedModel,
-    passes: &Passes<'_>,
-    part: Part,
-) -> Result<(Recording, passes::Signature), ExportError> {
+fn record(passes: &Passes<'_>, part: Part) -> Result<(Recording, passes::Signature), ExportError> {
     let signature = passes.signature(part)?;
     let trial = passes.trial(&signature, RECORDED_ROWS);
     // Once without recording: what a model keeps from its first answer on must be there before.
