@@ -56,6 +56,7 @@ ALTER TABLE jobs ADD COLUMN register TEXT;
 ALTER TABLE jobs ADD COLUMN inference TEXT;                                        -- JSON: what is asked; absent for training
 ALTER TABLE jobs ADD COLUMN asked_model_id TEXT REFERENCES models (id);
 ALTER TABLE jobs ADD COLUMN result_dataset_id TEXT REFERENCES datasets (id);
+ALTER TABLE jobs ADD COLUMN result_rows INTEGER NOT NULL DEFAULT 0;                -- rows of the answer that are on the disk
 
 -- The job that made a dataset.
 ALTER TABLE datasets ADD COLUMN job_id TEXT REFERENCES jobs (id);

@@ -88,6 +88,7 @@ impl Train {
             left_ms: None,
             rest_at: None,
             task: Task::Train,
+            inference: None,
         };
         let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
@@ -172,6 +173,8 @@ impl Train {
                     Message::Failed { error } => return Err(faults("the job failed", &error)),
                     Message::Stopped => bail!("the trainer was stopped"),
                     Message::Started(_) | Message::Split { .. } | Message::Phase { .. } | Message::Probed { .. } => {}
+                    // What only jobs of inference say.
+                    Message::Answering { .. } | Message::Rows { .. } | Message::Answered { .. } => {}
                 }
             }
         }

@@ -103,6 +103,8 @@ pub enum Phase {
     Pretraining,
     /// All layers train.
     Training,
+    /// A model is asked about rows.
+    Inference,
     /// The model that was kept is measured.
     Evaluating,
     /// What codes are drawn from is fitted.
@@ -130,6 +132,7 @@ impl Phase {
             Self::Preparing => "preparing",
             Self::Pretraining => "pretraining",
             Self::Training => "training",
+            Self::Inference => "inference",
             Self::Evaluating => "evaluating",
             Self::FittingSampler => "fitting_sampler",
             Self::Calibrating => "calibrating",
@@ -219,13 +222,13 @@ pub struct Progress {
     pub epoch: u32,
     /// Epochs asked for.
     pub epochs: u32,
-    /// Steps (batches) done, over all epochs.
+    /// Steps (batches) done, over all epochs; rows of a job of inference.
     pub step: u64,
-    /// Steps in all.
+    /// Steps, or rows, in all.
     pub steps: u64,
     /// Mean training loss of the current epoch so far, in nats per row.
     pub loss: Option<f64>,
-    /// Rows that went through training per second, lately.
+    /// Rows that went through training, or inference, per second, lately.
     pub rows_per_second: Option<f64>,
     /// Seconds until the last epoch would end; early stopping may make it sooner.
     pub eta_seconds: Option<f64>,

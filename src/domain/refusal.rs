@@ -66,7 +66,7 @@ codes! {
     TooLarge = "too_large", User, false;
     /// The dataset is used by a job that has not ended.
     DatasetInUse = "dataset_in_use", User, true;
-    /// An alias points to the model.
+    /// An alias points to the model, or a job that has not ended asks it.
     ModelInUse = "model_in_use", User, false;
     /// The model has a name and a version already.
     ModelRegistered = "model_registered", User, false;

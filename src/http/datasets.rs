@@ -19,7 +19,7 @@ use super::lists::{List, page};
 use crate::data::dataset::{Change, Column, Role};
 use crate::data::rows::RowFile;
 use crate::data::{Format, Header, IngestSpec};
-use crate::domain::id::{DatasetId, UploadId};
+use crate::domain::id::{DatasetId, JobId, UploadId};
 use crate::domain::limits::PAGE_ROWS_MOST;
 use crate::domain::name;
 use crate::domain::refusal::{Code, Faults, Refusal};
@@ -55,6 +55,8 @@ pub struct DatasetView {
     pub version: u32,
     /// The dataset that rows were added to.
     pub parent: Option<DatasetId>,
+    /// The job of inference that made it.
+    pub job_id: Option<JobId>,
 }
 
 impl From<Dataset> for DatasetView {
@@ -73,6 +75,7 @@ impl From<Dataset> for DatasetView {
             stored_bytes: dataset.stored_bytes,
             version: dataset.version,
             parent: dataset.parent,
+            job_id: dataset.job,
         }
     }
 }

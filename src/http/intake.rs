@@ -107,6 +107,7 @@ impl Intake {
             parent: Some(parent.id),
             version: parent.version + 1,
             root: Some(parent.root.unwrap_or(parent.id)),
+            job: None,
         };
         let most = app.config.dataset_bytes;
         let read = tokio::task::spawn_blocking(move || {

@@ -19,6 +19,7 @@ use super::App;
 use super::error::{ApiError, Problem, internal};
 use super::estimates::EstimateView;
 use super::extract::{Id, Lenient, Nothing, Query};
+use super::job_specs::{JobBody, JobSpec, ask};
 use super::life::WaitingView;
 use super::lists::{List, page};
 use super::phases::{LimitsView, PhaseView};
@@ -33,6 +34,7 @@ use crate::store::StoreError;
 use crate::store::events::Event;
 use crate::store::jobs::{Job, JobFilter, unknown_dataset};
 use crate::store::metrics::Series;
+use crate::training::inference::JobKind;
 use crate::training::spec::TrainSpec;
 
 /// Why a job failed.
@@ -53,11 +55,13 @@ pub struct JobErrorView {
 pub struct JobView {
     /// Its id.
     pub id: JobId,
+    /// What kind of job it is.
+    pub kind: JobKind,
     /// What it was called.
     pub name: Option<String>,
     /// Where it stands.
     pub status: JobStatus,
-    /// What it does just now: `waiting`, `starting`, `preparing`, `pretraining`, `training`, `evaluating`, `fitting_sampler`,
+    /// What it does just now: `waiting`, `starting`, `preparing`, `pretraining`, `training`, `inference`, `evaluating`, `fitting_sampler`,
     /// `calibrating`, `storing`, `pausing`, `paused`, `stopping` or `done`. More may come.
     pub phase: String,
     /// What it did when, in order; lists leave it out.
@@ -87,14 +91,16 @@ pub struct JobView {
     pub sweep_id: Option<SweepId>,
     /// Its model, once it succeeded.
     pub model_id: Option<ModelId>,
-    /// The dataset it trains on.
+    /// The dataset it trains on, or asks a model about.
     pub dataset_id: DatasetId,
+    /// The dataset that a job of inference made, once it succeeded.
+    pub result_dataset_id: Option<DatasetId>,
     /// How often it was begun; above 1 after an interruption.
     pub attempt: i64,
     /// The name that its model is registered under.
     pub register: Option<ModelName>,
     /// The spec, with what the data decides filled in.
-    pub spec: TrainSpec,
+    pub spec: JobSpec,
     /// When it was asked for (RFC 3339).
     pub created_at: String,
     /// When it was first begun.
@@ -115,10 +121,14 @@ impl JobView {
             JobStatus::Paused => Phase::Paused,
             JobStatus::Succeeded | JobStatus::Failed | JobStatus::Cancelled => Phase::Done,
         };
+        let spec = JobSpec::of(&job);
         // What a running job does, its trainer tells.
         let told = job.phase.filter(|_| phase == Phase::Starting);
         Self {
             id: job.id,
+            kind: if job.inference.is_some() { JobKind::Inference } else { JobKind::Training },
+            spec,
+            result_dataset_id: job.result_dataset_id,
             name: job.name,
             status: job.status,
             waiting_for,
@@ -143,7 +153,6 @@ impl JobView {
             dataset_id: job.dataset_id,
             attempt: job.attempt,
             register: job.register,
-            spec: job.spec,
             created_at: super::time(job.created_at),
             started_at: job.started_at.map(super::time),
             finished_at: job.finished_at.map(super::time),
@@ -182,6 +191,21 @@ pub struct CreateQuery {
 }
 
 impl CreateQuery {
+    /// Reports what a job of inference has no use for.
+    fn refuse_training(&self, faults: &mut Faults) {
+        let given = [
+            ("register", self.register.is_some()),
+            ("max_runtime_seconds", self.max_runtime_seconds.is_some()),
+            ("keep_best", self.keep_best.is_some()),
+            ("keep_latest", self.keep_latest.is_some()),
+            ("keep_after_success", self.keep_after_success),
+            ("dry_run", self.dry_run),
+        ];
+        for (name, _) in given.iter().filter(|(_, is_given)| *is_given) {
+            faults.push(format!("?{name}"), "conflict", "goes with a job that trains");
+        }
+    }
+
     /// What the job may use up, and what stays of it; reports what is not allowed.
     pub(super) fn options(&self, faults: &mut Faults) -> RunOptions {
         faults.require_within("?priority", self.priority, PRIORITY);
@@ -203,13 +227,14 @@ impl CreateQuery {
     }
 }
 
-/// Queue a training job.
+/// Queue a job: one that trains a model, or with `"kind": "inference"` one that asks a model about every row of a dataset.
 ///
-/// Everything but `dataset` and `model.family` has a default. With an `Idempotency-Key` header the same request gives the same
-/// job, however often it is sent. What cannot have the memory that it needs is refused. With `dry_run` the answer is what the job
-/// would take, after a second or two.
+/// To train, everything but `dataset` and `model.family` has a default. A job of inference makes a new dataset, whose rows are the
+/// answers in the order of the rows they are about. With an `Idempotency-Key` header the same request gives the same
+/// job, however often it is sent. What cannot have the memory that it needs is refused. With `dry_run` the answer
+/// is what a training would take, after a second or two.
 #[utoipa::path(
-    post, path = "/v1/jobs", tag = "jobs", request_body = TrainSpec,
+    post, path = "/v1/jobs", tag = "jobs", request_body = JobSpec,
     params(CreateQuery, ("Idempotency-Key" = Option<String>, Header, description = "Any text of up to 200 characters that names this request")),
     responses((status = 202, body = JobView), (status = 200, body = EstimateView, description = "The answer of a dry run"), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
@@ -217,9 +242,37 @@ pub async fn create_job(
     State(app): State<App>,
     Query(query): Query<CreateQuery>,
     headers: HeaderMap,
-    body: Lenient<TrainSpec>,
+    body: JobBody,
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
+    let job = match body {
+        JobBody::Training(body) => match train(&app, *body, query, key).await? {
+            Asked::Job(job) => *job,
+            Asked::Estimate(view) => return Ok(Json(*view).into_response()),
+        },
+        JobBody::Inference(mut body) => {
+            query.refuse_training(&mut body.faults);
+            let options = query.options(&mut body.faults);
+            ask(&app, *body, query.priority, options, key).await?
+        }
+    };
+    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
+}
+
+/// What comes of a training that is asked for.
+enum Asked {
+    Job(Box<Job>),
+    /// Of a dry run.
+    Estimate(Box<EstimateView>),
+}
+
+async fn train(
+    app: &App,
+    body: Lenient<TrainSpec>,
+    query: CreateQuery,
+    key: Option<String>,
+) -> Result<Asked, ApiError> {
     let mut faults = body.faults;
     let options = query.options(&mut faults);
     if let (Some(spec), false) = (&body.value, faults.is_empty()) {
@@ -234,12 +287,11 @@ pub async fn create_job(
     let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
     if query.dry_run {
         let estimate = app.jobs.estimate(resolved.clone(), &dataset, &options).await?;
-        return Ok(Json(EstimateView::new(resolved, options, estimate)).into_response());
+        return Ok(Asked::Estimate(Box::new(EstimateView::new(resolved, options, estimate))));
     }
     app.jobs.require_memory(&resolved, &dataset.schema, &options)?;
     let job = app.jobs.submit(resolved, query.priority, query.register, options, key).await?;
-    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
+    Ok(Asked::Job(Box::new(job)))
 }
 
 /// The key of a request, where it has one.
@@ -280,6 +332,9 @@ pub struct ListQuery {
     /// Only those of this sweep.
     #[param(value_type = Option<String>)]
     sweep: Option<SweepId>,
+    /// Only those of this kind.
+    #[param(inline)]
+    kind: Option<JobKind>,
 }
 
 /// List jobs, the newest first.
@@ -291,7 +346,7 @@ pub async fn list_jobs(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<List<JobView>>, ApiError> {
-    let filter = JobFilter { status: query.status, family: query.family, dataset: query.dataset, sweep: query.sweep };
+    let filter = JobFilter { status: query.status, family: query.family, dataset: query.dataset, sweep: query.sweep, kind: query.kind };
     let paged = app.store.jobs(&page(query.limit, query.after)?, &filter).await?;
     Ok(Json(List::new(paged, |job| JobView::new(&app, job), |job| job.id.to_string())))
 }

@@ -17,6 +17,7 @@ pub mod health;
 pub mod imports;
 pub mod inference;
 pub mod intake;
+pub mod job_specs;
 pub mod jobs;
 pub mod json_rows;
 pub mod life;

@@ -10,6 +10,7 @@ use crate::domain::metric::Metric;
 use crate::domain::refusal::Refusal;
 use crate::store::Store;
 use crate::store::datasets::Dataset;
+use crate::training::inference::InferenceSpec;
 use crate::training::observer::Started;
 use crate::training::probe::Probed;
 use crate::training::spec::TrainSpec;
@@ -20,6 +21,9 @@ pub const REQUEST: &str = "request.json";
 pub const RESUME: &str = "resume.safetensors";
 /// The file of the model whose weights a trainer begins with, when there is one and nothing to resume.
 pub const INIT: &str = "init.safetensors";
+
+/// The file of the model that it asks, where it does not train.
+pub const ASKED: &str = "asked.safetensors";
 
 /// What a trainer is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +42,9 @@ pub struct Request {
     pub rest_at: Option<u32>,
     /// What becomes of it.
     pub task: Task,
+    /// What a model is asked about the rows, where none is trained. `spec` is then what the model was trained by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference: Option<InferenceRequest>,
 }
 
 impl Request {
@@ -54,6 +61,7 @@ impl Request {
             left_ms: None,
             rest_at: None,
             task: Task::Train,
+            inference: None,
         })
     }
 }
@@ -69,6 +77,30 @@ pub enum Task {
         /// How long steps are timed.
         ms: u64,
     },
+}
+
+/// What a model is asked about every row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InferenceRequest {
+    /// What is asked.
+    pub spec: InferenceSpec,
+    /// The columns of the model and the labels it learned.
+    pub schema: Schema,
+    /// The file in which the answers grow; it outlives the process.
+    pub result_path: std::path::PathBuf,
+    /// How many of its rows count.
+    pub from_row: u64,
+}
+
+/// The answers to every row, described.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answered {
+    /// How many rows there are.
+    pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Their columns.
+    pub schema: Schema,
 }
 
 /// From the trainer.
@@ -108,6 +140,23 @@ pub enum Message {
         step: u64,
         /// Whether its weights are the best so far.
         best: bool,
+    },
+    /// A model is asked about rows, the first of them or the next.
+    Answering {
+        /// How many rows there are.
+        rows: u64,
+        /// How many of them were answered before.
+        from_row: u64,
+    },
+    /// So many rows are answered and on the disk. The worker records it and answers [`Order::Stored`].
+    Rows {
+        /// Counted from the first of the dataset.
+        rows: u64,
+    },
+    /// Every row is answered. The last message.
+    Answered {
+        /// The description of the answers in the shared directory.
+        file: String,
     },
     /// Something that a person should know.
     Warning {

@@ -5,6 +5,8 @@
 //!
 //! Start reading with [`Jobs`], then `worker`.
 
+mod answerer;
+mod asking;
 pub mod estimate;
 pub mod exporter;
 pub mod feed;
@@ -29,10 +31,13 @@ use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
 use crate::domain::limits::{MODEL_EXPORTS, PROBES};
 use crate::domain::reference::ModelName;
 use crate::domain::refusal::{Code, Refusal};
+use crate::store::inference::NewInference;
 use crate::store::jobs::{Job, NewJob};
+use crate::store::models::Model;
 use crate::store::{Store, StoreError};
 use crate::training::device::Devices;
 use crate::training::export::{Form, Part};
+use crate::training::inference::InferenceSpec;
 use crate::training::spec::TrainSpec;
 use exporter::ExportFault;
 use feed::Feed;
@@ -157,6 +162,26 @@ impl Jobs {
         Ok(job)
     }
 
+    /// Puts a job that asks a model into the queue. With a key that was used before, answers with that job.
+    ///
+    /// # Errors
+    /// The dataset or the model is gone, the device is not there, the queue is full, or the key was used for another spec.
+    pub async fn ask(
+        &self,
+        spec: &InferenceSpec,
+        model: &Model,
+        priority: i32,
+        options: RunOptions,
+        idempotency_key: Option<&str>,
+    ) -> Result<Job, StoreError> {
+        self.devices.choose(spec.device())?;
+        let (trained_by, max_deaths) = (&model.spec, MAX_DEATHS);
+        let new = NewInference { spec, model: model.id, trained_by, max_deaths, priority, options, idempotency_key };
+        let (job, _) = self.shared.store.insert_inference(&new).await?;
+        self.shared.queued.notify_one();
+        Ok(job)
+    }
+
     /// Asks a job to end.
     ///
     /// # Errors
@@ -165,6 +190,8 @@ impl Jobs {
         let job = self.shared.store.request_cancel(id).await?;
         if job.status == JobStatus::Cancelling {
             self.stop(id);
+        } else {
+            self.shared.store.remove_result(id);
         }
         self.shared.feed.announce(id);
         self.shared.tell_sweep(&job).await;
@@ -202,7 +229,9 @@ impl Jobs {
     /// There is none of this id, it did not end so, its dataset or device is gone, the queue is full, or the key was used for
     /// something else.
     pub async fn retry(&self, id: JobId, from: RetryFrom, key: Option<&str>) -> Result<Job, StoreError> {
-        self.devices.choose(self.shared.store.job(id).await?.spec.training.device)?;
+        let parent = self.shared.store.job(id).await?;
+        let device = parent.inference.as_ref().map_or(parent.spec.training.device, InferenceSpec::device);
+        self.devices.choose(device)?;
         let job = self.shared.store.retry(id, from, MAX_DEATHS, key).await?;
         self.shared.queued.notify_one();
         Ok(job)

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::answerer;
 use super::messages::{INIT, Message, Order, REQUEST, RESUME, Request, Task};
 use crate::data::rows::RowFile;
 use crate::domain::job::{Phase, Progress};
@@ -68,22 +69,34 @@ pub fn run(directory: &Path) -> anyhow::Result<()> {
     obey(stop.clone(), Arc::clone(&busy));
     let mut reporter =
         Reporter { directory: directory.to_owned(), busy, sent: None, unsent: None, checkpoints: 0, phase: None };
-    let outcome = catch_unwind(AssertUnwindSafe(|| work(&request, directory, &mut reporter, &stop)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| match &request.inference {
+        Some(asked) => answerer::work(&request, asked, directory, &mut reporter, &stop),
+        None => work(&request, directory, &mut reporter, &stop).and_then(|outcome| said(outcome, directory)),
+    }));
     if let Some(progress) = reporter.unsent.take() {
         send(&Message::Progress(progress));
     }
     let last = match outcome {
-        Ok(Ok(Done::Probed(probed, peak_bytes))) => Message::Probed { probed, peak_bytes },
-        Ok(Ok(Done::Trained(Outcome::Finished(Finished { stop_reason, metrics, artifact })))) => {
-            std::fs::write(directory.join(MODEL), artifact)?;
-            Message::Finished { stop_reason, metrics, file: MODEL.to_owned() }
-        }
-        Ok(Ok(Done::Trained(Outcome::Stopped))) => Message::Stopped,
+        Ok(Ok(last)) => last,
         Ok(Err(error)) => Message::Failed { error },
         Err(panic) => Message::Failed { error: explain(&*panic) },
     };
     send(&last);
     Ok(())
+}
+
+/// The last message of a training.
+fn said(done: Done, directory: &Path) -> Result<Message, Refusal> {
+    let Finished { stop_reason, metrics, artifact } = match done {
+        Done::Trained(Outcome::Finished(finished)) => finished,
+        Done::Trained(Outcome::Stopped) => return Ok(Message::Stopped),
+        Done::Probed(probed, peak_bytes) => return Ok(Message::Probed { probed, peak_bytes }),
+    };
+    std::fs::write(directory.join(MODEL), artifact).map_err(|error| {
+        eprintln!("the model could not be written: {error}");
+        Refusal::new(Code::Internal, "The model could not be written.")
+    })?;
+    Ok(Message::Finished { stop_reason, metrics, file: MODEL.to_owned() })
 }
 
 /// Prints what libtorch finds here, as JSON.
@@ -187,7 +200,7 @@ fn obey(stop: StopFlag, busy: Arc<AtomicBool>) {
 }
 
 /// Turns reports into messages and files.
-struct Reporter {
+pub(super) struct Reporter {
     directory: PathBuf,
     /// A checkpoint is on its way into the database.
     busy: Arc<AtomicBool>,
@@ -196,6 +209,14 @@ struct Reporter {
     unsent: Option<Progress>,
     checkpoints: u64,
     phase: Option<Phase>,
+}
+
+impl Reporter {
+    /// So many rows of an answer are on the disk.
+    pub(super) fn counted(&self, rows: u64) {
+        self.busy.store(true, Ordering::Release);
+        send(&Message::Rows { rows });
+    }
 }
 
 impl Observer for Reporter {
@@ -249,7 +270,7 @@ impl Observer for Reporter {
 }
 
 /// Writes one line. When nobody reads it any more, there is nothing left to do.
-fn send(message: &Message) {
+pub(super) fn send(message: &Message) {
     let mut line = serde_json::to_string(message).expect("messages are JSON");
     line.push('\n');
     let mut out = std::io::stdout().lock();

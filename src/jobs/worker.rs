@@ -7,11 +7,13 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Shared;
+use super::asking;
 use super::estimate;
 use super::log::JobLog;
 use super::messages::{INIT, Message, Order, Request};
 use super::process::{Ending, TrainerProcess};
 use super::trainer;
+use crate::data::Ingested;
 use crate::data::dataset::Schema;
 use crate::domain::job::{JobStatus, Phase, Progress, StopReason};
 use crate::domain::metric::Metric;
@@ -66,6 +68,7 @@ enum End {
         artifact: Vec<u8>,
     },
     Failed(Refusal),
+    Answered(Ingested),
     /// It was asked to.
     Stopped,
     /// Without a word.
@@ -91,7 +94,7 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
             shared.store.interrupt(lease, Interruption::Death, "The server could not run the job.").await
         }
     };
-    match outcome {
+    match &outcome {
         Ok(status) => {
             tracing::info!(job.id = %job.id, status = status.as_str(), "Job {} is {}", job.id, status.as_str());
             log.note(format!("Attempt {} is over; the job is {}.", lease.attempt, status.as_str()));
@@ -102,6 +105,9 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
         }
     }
     log.flush(&shared.store).await;
+    if job.inference.is_some() && outcome.is_ok_and(JobStatus::is_terminal) {
+        shared.store.remove_result(job.id);
+    }
     if shared.dismiss(job.id, &stop) {
         shared.feed.close(job.id);
     }
@@ -127,6 +133,7 @@ async fn attempt(
     let scratch = shared.store.scratch()?;
     let request = Request {
         left_ms: job.options.left_ms(job.ran_ms),
+        inference: asking::request(shared, job, &scratch).await?,
         rest_at: job.trial.as_ref().and_then(|trial| trial.rest_at),
         ..Request::train(job.spec.clone(), &dataset, &shared.store)?
     };
@@ -147,7 +154,7 @@ async fn attempt(
     ));
     let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new(), log, told: None };
     let outcome = drive.drive(stop).await;
-    let kill = !matches!(outcome, Ok(End::Finished { .. } | End::Failed(_) | End::Died));
+    let kill = !matches!(outcome, Ok(End::Finished { .. } | End::Answered(_) | End::Failed(_) | End::Died));
     let Drive { process, log, .. } = drive;
     let Ending { status, last_words: words, said } = process.end(kill).await;
     log.quote(said);
@@ -189,6 +196,7 @@ async fn settle(shared: &Shared, lease: &Lease, end: End, schema: &Schema, how: 
             End::Finished { stop_reason, metrics, artifact } => {
                 store.succeed(lease, *stop_reason, metrics, schema, artifact).await.map(|_| JobStatus::Succeeded)
             }
+            End::Answered(ingested) => store.finish_inference(lease, ingested).await.map(|_| JobStatus::Succeeded),
             End::Failed(refusal) => store.fail(lease, refusal).await.map(|()| JobStatus::Failed),
             End::Stopped => {
                 let why = if shared.shutdown.is_cancelled() {
@@ -299,6 +307,19 @@ impl Drive<'_> {
                         .record_event(self.lease, if resumed { "resumed" } else { "started" }, &data)
                         .await?;
                     self.shared.feed.announce(self.lease.job);
+                }
+                Message::Answering { rows, from_row } => {
+                    self.log.note(format!("A model is asked about {rows} rows, from row {from_row} on."));
+                    asking::begins(self.shared, self.lease, rows, from_row).await?;
+                    self.shared.feed.announce(self.lease.job);
+                }
+                Message::Rows { rows } => {
+                    self.shared.store.record_result(self.lease, rows).await?;
+                    self.process.order(Order::Stored).await;
+                }
+                Message::Answered { file } => {
+                    self.enter(Phase::Storing).await?;
+                    end = Some(End::Answered(asking::described(&self.process.take_file(&file).await?)?));
                 }
                 Message::Split { file, rows } => {
                     let data = self.process.take_file(&file).await?;

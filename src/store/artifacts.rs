@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use sqlx::SqliteConnection;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Store, StoreError, now_ms};
 use crate::domain::id::ArtifactId;
@@ -111,6 +111,35 @@ impl Store {
         .fetch_all(&self.readers)
         .await?;
         Ok(chunks.concat())
+    }
+
+    /// Writes bytes to a new file, piece by piece, and checks them.
+    ///
+    /// # Errors
+    /// They are not there, or not what was written, or the file cannot be made.
+    pub async fn artifact_to(&self, id: ArtifactId, path: &Path) -> Result<(), StoreError> {
+        let (bytes, sha256) = self.artifact_facts(id).await?;
+        let mut file = tokio::fs::File::create_new(path).await?;
+        let (mut digest, mut count) = (Sha256::new(), 0);
+        for position in 0_i64.. {
+            let chunk: Option<Vec<u8>> =
+                sqlx::query_scalar("SELECT data FROM artifact_chunks WHERE artifact_id = ? AND position = ?")
+                    .bind(id.to_string())
+                    .bind(position)
+                    .fetch_optional(&self.readers)
+                    .await?;
+            let Some(chunk) = chunk else { break };
+            digest.update(&chunk);
+            count += chunk.len() as u64;
+            file.write_all(&chunk).await?;
+        }
+        file.flush().await?;
+        if count != bytes || hexadecimal(&digest.finalize()) != sha256 {
+            return Err(StoreError::Damaged(format!(
+                "the artifact {id} does not have the checksum it was written with"
+            )));
+        }
+        Ok(())
     }
 
     /// Reads bytes and checks them.

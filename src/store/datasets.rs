@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use sqlx::{FromRow, Row};
+use sqlx::{FromRow, Row, SqliteExecutor};
 
 use super::artifacts::checksum;
 use super::{Page, Paged, Store, StoreError, from_json, gone, now_ms, parse, refused, to_json};
 use crate::data::dataset::Schema;
 use crate::data::{Format, Ingested};
-use crate::domain::id::DatasetId;
+use crate::domain::id::{DatasetId, JobId};
 use crate::domain::refusal::Code;
 
 /// A dataset.
@@ -40,6 +40,8 @@ pub struct Dataset {
     pub parent: Option<DatasetId>,
     /// The first one of its chain; absent for that one itself.
     pub root: Option<DatasetId>,
+    /// The job of inference that made it.
+    pub job: Option<JobId>,
 }
 
 /// Where the rows of a dataset come from.
@@ -55,9 +57,11 @@ pub struct Origin {
     pub version: u32,
     /// The first one of the chain.
     pub root: Option<DatasetId>,
+    /// The job of inference that made the rows.
+    pub job: Option<JobId>,
 }
 
-const COLUMNS: &str = "SELECT id, name, format, rows, bytes, schema, created_at, sha256, version, parent_id, root_id FROM datasets WHERE deleted_at IS NULL";
+const COLUMNS: &str = "SELECT id, name, format, rows, bytes, schema, created_at, sha256, version, parent_id, root_id, job_id FROM datasets WHERE deleted_at IS NULL";
 
 struct DatasetRow(Result<Dataset, StoreError>);
 
@@ -69,8 +73,9 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for DatasetRow {
         let (name, created_at) = (row.try_get("name")?, row.try_get("created_at")?);
         let (sha256, version): (Option<String>, i64) = (row.try_get("sha256")?, row.try_get("version")?);
         let (parent, root): (Option<String>, Option<String>) = (row.try_get("parent_id")?, row.try_get("root_id")?);
+        let job: Option<String> = row.try_get("job_id")?;
         let read = || {
-            let format = Format::parse(&format).map_err(StoreError::Damaged)?;
+            let format = Format::stored(&format).map_err(StoreError::Damaged)?;
             Ok(Dataset {
                 id: parse(&id)?,
                 name,
@@ -85,10 +90,68 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for DatasetRow {
                 version: version as u32,
                 parent: parent.as_deref().map(parse).transpose()?,
                 root: root.as_deref().map(parse).transpose()?,
+                job: job.as_deref().map(parse).transpose()?,
             })
         };
         Ok(Self(read()))
     }
+}
+
+impl Dataset {
+    /// A dataset that is not in the database yet.
+    pub(super) fn new(name: &str, ingested: &Ingested, origin: &Origin) -> Self {
+        Self {
+            id: DatasetId::new(),
+            name: name.to_owned(),
+            format: ingested.format,
+            rows: ingested.rows,
+            bytes: ingested.bytes,
+            schema: ingested.schema.clone(),
+            created_at: now_ms(),
+            sha256: origin.sha256.clone(),
+            stored_bytes: 0,
+            version: origin.version.max(1),
+            parent: origin.parent,
+            root: origin.root,
+            job: origin.job,
+        }
+    }
+}
+
+/// Writes the row of a dataset whose rows are in their place.
+pub(super) async fn insert_row(
+    executor: impl SqliteExecutor<'_>,
+    dataset: &Dataset,
+    origin: &Origin,
+) -> Result<(), StoreError> {
+    let schema = to_json(&dataset.schema);
+    sqlx::query(
+        "INSERT INTO datasets (id, name, format, rows, bytes, schema, created_at, sha256, reading, found, version, parent_id, root_id, job_id)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(dataset.id.to_string())
+    .bind(&dataset.name)
+    .bind(
+        serde_json::to_value(dataset.format)
+            .expect("a format is JSON")
+            .as_str()
+            .expect("a format is a name")
+            .to_owned(),
+    )
+    .bind(dataset.rows as i64)
+    .bind(dataset.bytes as i64)
+    .bind(&schema)
+    .bind(dataset.created_at)
+    .bind(&origin.sha256)
+    .bind(&origin.reading)
+    .bind(checksum(schema.as_bytes()))
+    .bind(i64::from(dataset.version))
+    .bind(dataset.parent.map(|id| id.to_string()))
+    .bind(dataset.root.map(|id| id.to_string()))
+    .bind(dataset.job.map(|id| id.to_string()))
+    .execute(executor)
+    .await?;
+    Ok(())
 }
 
 impl Store {
@@ -103,50 +166,11 @@ impl Store {
         rows: &Path,
         origin: &Origin,
     ) -> Result<Dataset, StoreError> {
-        let schema = to_json(&ingested.schema);
-        let dataset = Dataset {
-            id: DatasetId::new(),
-            name: name.to_owned(),
-            format: ingested.format,
-            rows: ingested.rows,
-            bytes: ingested.bytes,
-            schema: ingested.schema.clone(),
-            created_at: now_ms(),
-            sha256: origin.sha256.clone(),
-            stored_bytes: 0,
-            version: origin.version.max(1),
-            parent: origin.parent,
-            root: origin.root,
-        };
+        let dataset = Dataset::new(name, ingested, origin);
         self.place_rows(dataset.id, rows)?;
-        let inserted = sqlx::query(
-            "INSERT INTO datasets (id, name, format, rows, bytes, schema, created_at, sha256, reading, found, version, parent_id, root_id)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(dataset.id.to_string())
-        .bind(name)
-        .bind(
-            serde_json::to_value(dataset.format)
-                .expect("a format is JSON")
-                .as_str()
-                .expect("a format is a name")
-                .to_owned(),
-        )
-        .bind(dataset.rows as i64)
-        .bind(dataset.bytes as i64)
-        .bind(&schema)
-        .bind(dataset.created_at)
-        .bind(&origin.sha256)
-        .bind(&origin.reading)
-        .bind(checksum(schema.as_bytes()))
-        .bind(i64::from(dataset.version))
-        .bind(dataset.parent.map(|id| id.to_string()))
-        .bind(dataset.root.map(|id| id.to_string()))
-        .execute(&self.writer)
-        .await;
-        if let Err(error) = inserted {
+        if let Err(error) = insert_row(&self.writer, &dataset, origin).await {
             let _ = self.remove_rows(dataset.id);
-            return Err(error.into());
+            return Err(error);
         }
         Ok(self.measured(dataset))
     }

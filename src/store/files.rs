@@ -3,6 +3,7 @@
 //! ```text
 //! datasets/<id>/rows.f32   canonical rows
 //! uploads/<id>             uploads in several requests, which outlive a start
+//! results/<id>             answers of jobs of inference that have not ended
 //! tmp/                     uploads in one request and trainers at work; emptied at start-up
 //! ```
 
@@ -15,6 +16,7 @@ use crate::domain::id::DatasetId;
 
 const DATASETS: &str = "datasets";
 const UPLOADS: &str = "uploads";
+const RESULTS: &str = "results";
 const TEMPORARY: &str = "tmp";
 pub(super) const ROWS: &str = "rows.f32";
 
@@ -25,6 +27,7 @@ pub(super) fn prepare(directory: &Path) -> io::Result<()> {
     }
     fs::create_dir_all(temporary)?;
     fs::create_dir_all(directory.join(UPLOADS))?;
+    fs::create_dir_all(directory.join(RESULTS))?;
     fs::create_dir_all(directory.join(DATASETS))
 }
 
@@ -96,6 +99,29 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Removes answers of jobs that have ended: the server died before it could.
+    pub(super) async fn remove_orphaned_results(&self) -> Result<(), StoreError> {
+        let known: std::collections::HashSet<String> = sqlx::query_scalar(
+            "SELECT id FROM jobs WHERE inference IS NOT NULL AND status IN ('queued', 'running', 'paused', 'cancelling')",
+        )
+        .fetch_all(&self.readers)
+        .await?
+        .into_iter()
+        .collect();
+        for entry in fs::read_dir(self.results_directory())? {
+            let entry = entry?;
+            if !known.contains(entry.file_name().to_string_lossy().as_ref()) {
+                tracing::info!(path = %entry.path().display(), "Removing answers of a job that has ended");
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn results_directory(&self) -> PathBuf {
+        self.directory.join(RESULTS)
     }
 
     pub(super) fn datasets_directory(&self) -> PathBuf {

@@ -21,6 +21,7 @@ use crate::domain::limits::QUEUED_JOBS;
 use crate::domain::metric::Metric;
 use crate::domain::reference::ModelName;
 use crate::domain::refusal::{Code, Refusal};
+use crate::training::inference::{InferenceSpec, JobKind};
 use crate::training::spec::TrainSpec;
 
 /// How long a lease holds without a heartbeat.
@@ -33,10 +34,16 @@ pub struct Job {
     pub id: JobId,
     /// What a person called it.
     pub name: Option<String>,
-    /// What it trains on.
+    /// What it trains on, or asks a model about.
     pub dataset_id: DatasetId,
-    /// The resolved spec.
+    /// The resolved spec; of a job of inference that of the model it asks.
     pub spec: TrainSpec,
+    /// What a model is asked; absent for a job that trains.
+    pub inference: Option<InferenceSpec>,
+    /// Rows of the answer that are on the disk.
+    pub result_rows: u64,
+    /// The dataset that a job of inference made.
+    pub result_dataset_id: Option<DatasetId>,
     /// The name its model is registered under once it is there.
     pub register: Option<ModelName>,
     /// Where it stands.
@@ -181,6 +188,8 @@ pub struct JobFilter {
     pub dataset: Option<DatasetId>,
     /// Only those of this sweep.
     pub sweep: Option<SweepId>,
+    /// Only those of this kind.
+    pub kind: Option<JobKind>,
 }
 
 pub(super) const COLUMNS: &str = "SELECT j.*, m.id AS model_id, t.sweep_id, t.rest_at, t.resting,
@@ -210,6 +219,8 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
             (row.try_get("attempt")?, row.try_get("deaths")?, row.try_get("created_at")?);
         let (started_at, finished_at) = (row.try_get("started_at")?, row.try_get("finished_at")?);
         let (pausing, priority, parent) = (row.try_get("pausing")?, row.try_get("priority")?, maybe("parent_job_id")?);
+        let (inference, result) = (maybe("inference")?, maybe("result_dataset_id")?);
+        let result_rows: i64 = row.try_get("result_rows")?;
         let (queue_position, register) = (row.try_get("queue_position")?, maybe("register")?);
         let (options, asked, phase) = (text("options")?, maybe("asked")?, maybe("phase")?);
         let ran_ms: i64 = row.try_get("ran_ms")?;
@@ -221,6 +232,9 @@ impl FromRow<'_, sqlx::sqlite::SqliteRow> for JobRow {
                 name,
                 dataset_id: parse(&dataset)?,
                 spec: from_json(&spec)?,
+                inference: inference.as_deref().map(from_json).transpose()?,
+                result_rows: result_rows as u64,
+                result_dataset_id: result.as_deref().map(parse).transpose()?,
                 register: register.map(|name| name.parse()).transpose().map_err(StoreError::Damaged)?,
                 status: JobStatus::parse(&status).ok_or_else(|| StoreError::Damaged(format!("the status {status}")))?,
                 stop_reason: stop_reason.map(|text| from_json(&format!("\"{text}\""))).transpose()?,
@@ -269,7 +283,8 @@ impl Store {
             // An earlier version of the program may have left open what this one writes out.
             let mut stored = known.spec.clone();
             stored.training.optimizer.settle();
-            return if stored == new.spec { known.if_asked(&asked) } else { Err(known.key_conflict()) };
+            let is_same = stored == new.spec && known.inference.is_none();
+            return if is_same { known.if_asked(&asked) } else { Err(known.key_conflict()) };
         }
         require_room(&mut tx, 1).await?;
         let id = enqueue(&mut tx, new, &asked).await?;
@@ -296,13 +311,14 @@ impl Store {
     pub async fn jobs(&self, page: &Page<JobId>, filter: &JobFilter) -> Result<Paged<Job>, StoreError> {
         let sql = format!(
             "{COLUMNS} WHERE (?1 IS NULL OR j.id < ?1) AND (?2 IS NULL OR j.status = ?2) AND (?3 IS NULL OR j.family = ?3)
-             AND (?4 IS NULL OR j.dataset_id = ?4) AND (?6 IS NULL OR t.sweep_id = ?6) ORDER BY j.id DESC LIMIT ?5"
+             AND (?4 IS NULL OR j.dataset_id = ?4) AND (?5 IS NULL OR (j.inference IS NOT NULL) = ?5) AND (?7 IS NULL OR t.sweep_id = ?7) ORDER BY j.id DESC LIMIT ?6"
         );
         let rows: Vec<JobRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(page.after.map(|id| id.to_string()))
             .bind(filter.status.map(JobStatus::as_str))
             .bind(&filter.family)
             .bind(filter.dataset.map(|id| id.to_string()))
+            .bind(filter.kind.map(|kind| kind == JobKind::Inference))
             .bind(i64::from(page.limit) + 1)
             .bind(filter.sweep.map(|id| id.to_string()))
             .fetch_all(&self.readers)
@@ -560,13 +576,7 @@ pub fn unknown_dataset(id: DatasetId) -> Refusal {
 
 /// Writes a new job that waits, within the caller's transaction.
 pub(super) async fn enqueue(tx: &mut SqliteConnection, new: &NewJob, asked: &Asked) -> Result<JobId, StoreError> {
-    let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
-        .bind(new.spec.dataset.to_string())
-        .fetch_one(&mut *tx)
-        .await?;
-    if alive == 0 {
-        return Err(unknown_dataset(new.spec.dataset).into());
-    }
+    require_dataset(&mut *tx, new.spec.dataset).await?;
     let id = JobId::new();
     sqlx::query("INSERT INTO jobs (id, name, dataset_id, family, spec, status, max_deaths, priority, register, options, asked, idempotency_key, created_at) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)")
         .bind(id.to_string())
@@ -586,6 +596,15 @@ pub(super) async fn enqueue(tx: &mut SqliteConnection, new: &NewJob, asked: &Ask
     events::append(&mut *tx, id, "queued", &json!({"message": "Waiting for a worker."})).await?;
     phases::enter(tx, id, 0, Phase::Waiting).await?;
     Ok(id)
+}
+
+/// Refuses a job on a dataset that is not there.
+pub(super) async fn require_dataset(tx: &mut SqliteConnection, id: DatasetId) -> Result<(), StoreError> {
+    let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
+        .bind(id.to_string())
+        .fetch_one(tx)
+        .await?;
+    if alive == 0 { Err(unknown_dataset(id).into()) } else { Ok(()) }
 }
 
 /// The job of a lease, if it still holds.
@@ -684,7 +703,7 @@ async fn end_failed(tx: &mut SqliteConnection, job: &Job, error: &Refusal) -> Re
 }
 
 /// Sets a terminal status, frees what only a living job needs, and lets the sweep of a trial decide about others.
-async fn end(
+pub(super) async fn end(
     tx: &mut SqliteConnection,
     job: &Job,
     status: JobStatus,

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::jobs::{Asked, COLUMNS, Job, JobRow, find_by_key, require_room, unknown_dataset};
+use super::jobs::{Asked, COLUMNS, Job, JobRow, find_by_key, require_dataset, require_room};
 use super::{Store, StoreError, events, gone, now_ms, phases, refused, to_json};
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, Phase, RetryFrom, StopReason};
@@ -128,6 +128,9 @@ impl Store {
             return Ok(known.if_asked(&asked)?.0);
         }
         let parent = find(&mut tx, id).await?;
+        if parent.inference.is_some() {
+            return Err(refused(Code::JobStatus, format!("the job {id} trains nothing that could go on")));
+        }
         let Some(model) = parent.model_id.filter(|_| parent.status == JobStatus::Succeeded) else {
             let detail = match parent.status {
                 JobStatus::Succeeded => format!("the model of the job {id} is deleted; there is nothing to go on from"),
@@ -234,18 +237,12 @@ async fn insert_child(
     asked: &Asked,
     key: Option<&str>,
 ) -> Result<JobId, StoreError> {
-    let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM datasets WHERE id = ? AND deleted_at IS NULL")
-        .bind(parent.dataset_id.to_string())
-        .fetch_one(&mut *tx)
-        .await?;
-    if alive == 0 {
-        return Err(unknown_dataset(parent.dataset_id).into());
-    }
+    require_dataset(tx, parent.dataset_id).await?;
     require_room(tx, 1).await?;
     let child = JobId::new();
     sqlx::query(
-        "INSERT INTO jobs (id, name, dataset_id, family, spec, register, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
-         SELECT ?1, name, dataset_id, family, ?2, register, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
+        "INSERT INTO jobs (id, name, dataset_id, family, spec, register, inference, asked_model_id, status, max_deaths, priority, options, parent_job_id, asked, idempotency_key, created_at)
+         SELECT ?1, name, dataset_id, family, ?2, register, inference, asked_model_id, 'queued', ?3, priority, options, id, ?6, ?7, ?4 FROM jobs WHERE id = ?5",
     )
     .bind(child.to_string())
     .bind(to_json(spec))

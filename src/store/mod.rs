@@ -11,6 +11,7 @@ pub mod checkpoints;
 pub mod datasets;
 pub mod events;
 pub mod files;
+pub mod inference;
 pub mod jobs;
 pub mod life;
 pub mod logs;
@@ -129,6 +130,7 @@ impl Store {
             _lock: Arc::new(lock),
         };
         store.remove_orphans().await?;
+        store.remove_orphaned_results().await?;
         store.settle_uploads().await?;
         Ok(store)
     }

@@ -8,11 +8,12 @@ use lru::LruCache;
 use sqlx::{FromRow, Row};
 
 use super::registry::{self, Registered};
-use super::{Page, Paged, Store, StoreError, artifacts, from_json, gone, now_ms, parse, to_json};
+use super::{Page, Paged, Store, StoreError, artifacts, from_json, gone, now_ms, parse, refused, to_json};
 use crate::data::dataset::{Column, Schema};
 use crate::domain::id::{ArtifactId, DatasetId, JobId, ModelId};
 use crate::domain::limits::RECENT_MODELS;
 use crate::domain::reference::ModelName;
+use crate::domain::refusal::Code;
 use crate::training::spec::TrainSpec;
 
 /// A trained model.
@@ -268,7 +269,7 @@ impl Store {
     /// Deletes a model and its bytes. Its job stays, and its version is not given again.
     ///
     /// # Errors
-    /// There is none of this id, or an alias points to it and is not to be taken away (`force`).
+    /// There is none of this id, a job that has not ended asks it, or an alias points to it and is not to be taken away (`force`).
     pub async fn delete_model(&self, id: ModelId, force: bool) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let artifact: Option<String> =
@@ -277,6 +278,16 @@ impl Store {
                 .fetch_optional(&mut *tx)
                 .await?;
         let artifact = artifact.ok_or_else(|| gone("model", id))?;
+        let users: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM jobs WHERE asked_model_id = ? AND status IN ('queued', 'running', 'paused', 'cancelling')",
+        )
+        .bind(id.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+        if users > 0 {
+            let detail = format!("the model {id} is asked by {users} job(s) that have not ended; cancel them or wait");
+            return Err(refused(Code::ModelInUse, detail));
+        }
         registry::release(&mut tx, id, force).await?;
         sqlx::query("UPDATE models SET deleted_at = ?, artifact_id = NULL WHERE id = ?")
             .bind(now_ms())

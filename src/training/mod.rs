@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod device;
 pub mod evaluation;
 pub mod export;
+pub mod inference;
 pub mod inspection;
 mod likelihoods;
 pub mod memory;

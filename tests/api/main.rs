@@ -5,6 +5,7 @@
 mod support;
 
 mod artifacts;
+mod batch_inference;
 mod bombs;
 mod cards;
 mod columns;
