@@ -346,7 +346,13 @@ pub async fn list_jobs(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<List<JobView>>, ApiError> {
-    let filter = JobFilter { status: query.status, family: query.family, dataset: query.dataset, sweep: query.sweep, kind: query.kind };
+    let filter = JobFilter {
+        status: query.status,
+        family: query.family,
+        dataset: query.dataset,
+        sweep: query.sweep,
+        kind: query.kind,
+    };
     let paged = app.store.jobs(&page(query.limit, query.after)?, &filter).await?;
     Ok(Json(List::new(paged, |job| JobView::new(&app, job), |job| job.id.to_string())))
 }
