@@ -28,7 +28,7 @@ pub struct Footprint {
     pub program_bytes: u64,
     /// The numbers that are trained.
     pub parameter_bytes: u64,
-    /// What the optimizer remembers of them.
+    /// What the optimizer remembers of them, and their average where one is kept.
     pub optimizer_bytes: u64,
     /// Those of the best epoch.
     pub best_bytes: u64,
@@ -58,7 +58,7 @@ pub struct Needs {
     pub parameters: u64,
     /// Rows in one step.
     pub batch_rows: u64,
-    /// Numbers that an optimizer remembers for each.
+    /// Numbers that an optimizer remembers for each, and their average.
     memories: u64,
     /// Width of a prepared row.
     width: u64,
@@ -75,7 +75,7 @@ impl Needs {
         Self {
             parameters: sketch.parameters,
             batch_rows: spec.training.batch_size.unwrap_or(1).into(),
-            memories: Optimizer::memories(&spec.training.optimizer),
+            memories: Optimizer::memories(&spec.training.optimizer) + u64::from(spec.training.ema.is_some()),
             width: sketch.width,
             units: sketch.units,
             passes: spec.model.passes().max(1).into(),
@@ -141,9 +141,10 @@ mod tests {
     fn a_batch_that_fits_is_found_by_halves() {
         let room = |rows| NEEDS.expected(rows).peak();
         assert_eq!(NEEDS.fitting_batch(u64::MAX), Some(512), "always below what was asked for");
-        let wide = Needs { width: 100_000, ..NEEDS };
-        let bytes = wide.expected(64).peak();
-        assert_eq!(wide.fitting_batch(bytes), Some(64));
+        // Above the rows that validation looks at at once it is the step that decides.
+        let large = Needs { batch_rows: 1 << 20, ..NEEDS };
+        assert_eq!(large.fitting_batch(room(8192)), Some(8192));
+        assert_eq!(large.fitting_batch(room(8192) - 1), Some(4096));
         assert_eq!(NEEDS.fitting_batch(room(1) - 1), None);
     }
 }

@@ -165,7 +165,7 @@ async fn columns_are_found_by_name_texts_by_level_and_labels_are_told() {
     assert_eq!(names(&filled), ["size", "colour", "who"]);
     assert_eq!(filled["columns"][1]["levels"], json!(["blue", "green", "red"]), "levels are those of the model");
     let rows = app.get(&format!("/v1/datasets/{}/rows?limit=10", filled["id"].as_str().unwrap())).await.expect(200);
-    assert_eq!((&rows["rows"][0], &rows["rows"][4]), (&json!([0.5, "red", 100]), &json!([4.5, "green", 104])));
+    assert_eq!((&rows["rows"][0], &rows["rows"][4]), (&json!([0.5, "red", 100.0]), &json!([4.5, "green", 104.0])));
     assert!(rows["rows"][7][1].is_string(), "{rows}");
 
     let told = asked(&app, &ask("predict", &dataset)).await;
@@ -193,7 +193,7 @@ async fn a_job_that_was_paused_killed_and_cancelled_gives_the_bytes_of_one_that_
     app.delete(&format!("/v1/datasets/{dataset}")).await.refuses(409, "dataset_in_use", &[]);
     app.post(&format!("/v1/jobs/{id}/pause"), &json!({})).await.expect(202);
     until(async || (view(&app, &id).await["status"] == "paused").then_some(())).await;
-    assert_eq!(app.files("results"), [id.clone()]);
+    assert_eq!(app.files("results"), std::slice::from_ref(&id));
     app.post(&format!("/v1/jobs/{id}/resume"), &json!({})).await.expect(202);
     // Further than it was, and then its process is killed.
     let at = view(&app, &id).await["progress"]["step"].as_u64().unwrap();

@@ -10,7 +10,7 @@ const TABLE: &str = "size,kind,weight,grade\n";
 fn table() -> String {
     let row = |n: usize| {
         let kind = ["red", "green", "blue"][n % 3];
-        let weight = if n % 7 == 0 { String::new() } else { format!("{:.2}", 1.0 + (n % 11) as f32 * 0.31) };
+        let weight = if n.is_multiple_of(7) { String::new() } else { format!("{:.2}", 1.0 + (n % 11) as f32 * 0.31) };
         format!("{:.1},{kind},{weight},{}\n", (n % 13) as f32 * 0.7 - 2.0, n % 2)
     };
     (0..120).fold(TABLE.to_owned(), |text, n| text + &row(n))

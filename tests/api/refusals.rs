@@ -135,7 +135,7 @@ async fn ids_of_the_wrong_kind_and_addresses_that_are_not_there() {
     for query in ["limit=0", "limit=101", "limit=-1"] {
         app.get(&format!("/v1/jobs?{query}")).await.refuses(422, "invalid_request", &["?limit"]);
     }
-    app.post("/v1/jobs?dry_run=true", &short_job(&dataset)).await.refuses(422, "invalid_request", &["?dry_run"]);
+    app.post("/v1/jobs?dry=true", &short_job(&dataset)).await.refuses(422, "invalid_request", &["?dry"]);
     app.get(&format!("/v1/datasets/{dataset}?verbose=1")).await.refuses(422, "invalid_request", &["?verbose"]);
     app.get("/v1/jobs?status=lost").await.refuses(422, "invalid_request", &["?status"]);
     app.get(&format!("/v1/jobs?after={dataset}")).await.refuses(422, "invalid_request", &["?after"]);

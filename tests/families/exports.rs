@@ -52,7 +52,7 @@ fn densities(scaling: ScalingSpec) -> LikelihoodSpec {
         ("kind", LikelihoodKind::Categorical),
         ("shade", LikelihoodKind::DiscretizedLogistic),
     ];
-    let held = matches!(scaling, ScalingSpec::Minmax | ScalingSpec::None);
+    let held = scaling == ScalingSpec::Minmax;
     let kinds = kinds.into_iter().filter(|(_, kind)| held || *kind != LikelihoodKind::DiscretizedLogistic);
     let columns = kinds.map(|(name, kind)| (name.to_owned(), kind)).collect();
     LikelihoodSpec { columns, variance: Variance::PerColumn, levels: held.then_some(17), ..LikelihoodSpec::default() }

@@ -137,13 +137,19 @@ fn the_loss_falls_on_rows_with_gaps_and_its_gradient_is_finite() {
 
 #[test]
 fn rows_that_may_have_gaps_and_have_none_train_as_rows_without() {
-    // What is masked where nothing is missing changes no number: only the means are saved beside the weights.
+    // What is masked where nothing is missing changes no number to speak of: only the means are saved beside the weights.
     let digits = Digits::read();
     let mut open = Digits::read();
     open.schema.columns[3].profile.as_mut().unwrap().missing = 1;
     every(|model| {
         let losses = |digits: &Digits| digits.finish(&digits.spec(model.clone(), |_| {})).1.epochs;
-        assert_eq!(losses(&digits), losses(&open), "{}", model.family());
+        for ((epoch, closed), (_, open)) in losses(&digits).iter().zip(&losses(&open)) {
+            for ((name, one), (other_name, other)) in closed.iter().zip(open) {
+                // Without gaps a loss is summed in one pass, and with them in several.
+                let far = (one - other).abs() > 1e-3 * (1.0 + one.abs());
+                assert!(name == other_name && !far, "{}, epoch {epoch}, {name}: {one} and {other}", model.family());
+            }
+        }
         let header = digits.spec(model.clone(), |_| {});
         let trained = TrainedModel::read(&digits.finish(&header).0.artifact, Device::Cpu).unwrap();
         assert!(!trained.header.gaps);

@@ -51,6 +51,7 @@ fn constant(tensor: &TensorProto) -> Tensor {
     let kind = kind(tensor.data_type().into());
     let count = tensor.dims.iter().product::<i64>() as usize;
     assert_eq!(tensor.raw_data().len(), count * kind.elt_size_in_bytes(), "{}", tensor.name());
+    #[expect(clippy::disallowed_methods, reason = "the length was compared above")]
     Tensor::from_data_size(tensor.raw_data(), &tensor.dims, kind)
 }
 
