@@ -141,10 +141,10 @@ mod tests {
     fn a_batch_that_fits_is_found_by_halves() {
         let room = |rows| NEEDS.expected(rows).peak();
         assert_eq!(NEEDS.fitting_batch(u64::MAX), Some(512), "always below what was asked for");
-        // Above the rows that validation looks at at once it is the step that decides.
+        // With many rows it is the step that decides.
         let large = Needs { batch_rows: 1 << 20, ..NEEDS };
-        assert_eq!(large.fitting_batch(room(8192)), Some(8192));
-        assert_eq!(large.fitting_batch(room(8192) - 1), Some(4096));
+        assert_eq!(large.fitting_batch(room(32_768)), Some(32_768));
+        assert_eq!(large.fitting_batch(room(32_768) - 1), Some(16_384));
         assert_eq!(NEEDS.fitting_batch(room(1) - 1), None);
     }
 }

@@ -36,7 +36,7 @@ impl Lists {
         let mut step = self.room / 2;
         while step > 0 {
             let value = self.values.take(&(&place + (step - 1)));
-            place += before(x, &value).to_kind(Kind::Int64) * step;
+            place = before(x, &value).to_kind(Kind::Int64) * step + &place;
             step /= 2;
         }
         place
