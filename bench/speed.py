@@ -106,7 +106,7 @@ def main():
         machine.sentence(), "",
         f"{version} beside PyTorch {TORCH} and scikit-learn, {CORES} threads, 32-bit floats on the CPU; {content}. Rows per second of "
         "training. Latente's are the difference of whole processes of a long and a short run, a checkpoint an epoch included; the others' "
-        "by their own clock, their first epoch left out. Losses are in nats per row over the training rows at the end of the long run "
+        "by their own clock, their first epoch left out. Losses are in nats per row over the training rows "
         "(a gaussian's without its constant); first weights and shuffles differ. `make bench`", "",
         *harness.table(rows),
     ]
@@ -136,9 +136,11 @@ def compare(name, job, options, python, look):
             speed, losses[side] = run()
             speeds[side].append(speed)
             say(f"{name}, round {number + 1}  {side:<10} {speed:>10,.0f} rows/s" + ("" if losses[side] is None else f", loss {losses[side]:.3f}"))
-    rows = [row(job["what"], beside, speeds["latente"], speeds[peer], wanted, losses["latente"], losses[peer]) for peer, beside, wanted in job["beside"]]
+    long = job["epochs"][1]
+    rows = [row(job["what"], beside, speeds["latente"], speeds[peer], wanted, (losses["latente"], long), (losses[peer], peer_epochs(job)))
+            for peer, beside, wanted in job["beside"]]
     if "half" in job:
-        rows.append(row("the same in bf16", "latente in f32", speeds["bf16"], speeds["latente"], 1.6, losses["bf16"], losses["latente"]))
+        rows.append(row("the same in bf16", "latente in f32", speeds["bf16"], speeds["latente"], 1.6, (losses["bf16"], long), (losses["latente"], long)))
     return rows
 
 
@@ -146,7 +148,7 @@ def row(what, beside, own, others, wanted, loss, other_loss):
     ratios = sorted(one / other for one, other in zip(own, others))
     middle = statistics.median(ratios)
     verdict = "reached" if middle >= wanted else "missed"
-    losses = "" if other_loss is None else f"{loss:.2f} and {other_loss:.2f}"
+    losses = "" if other_loss[0] is None else f"{loss[0]:.2f} after {loss[1]} epochs, {other_loss[0]:.2f} after {other_loss[1]}"
     return [what, beside, f"{statistics.median(own):,.0f}", f"{statistics.median(others):,.0f}", f"{middle:.2f}",
             f"{ratios[0]:.2f} to {ratios[-1]:.2f}", f"{wanted:g}", verdict, losses]
 
@@ -165,11 +167,16 @@ def latente(program, job, spec):
 
 
 def other(python, peer, job):
-    epochs = job.get("peer_epochs", 3)
+    epochs = peer_epochs(job)
     told = {**job["peer"], "peer": peer, "epochs": epochs}
     out, _ = harness.run([python, Path(__file__).with_name("pytorch_jobs.py"), json.dumps(told)])
     said = json.loads(out)
     return job["rows"] / statistics.median(said["epoch_seconds"][1:]), said["loss"]
+
+
+def peer_epochs(job):
+    """As many as latente's long run has, but where that would take long."""
+    return job.get("peer_epochs", job["epochs"][1])
 
 
 def sweep(options, python, digits, look):
