@@ -1,7 +1,7 @@
 //! The tables of sweeps: what was asked for, the trials, and what each brought to its rungs.
 //!
-//! Trials are jobs; what happens to a job of a sweep is told here within the transaction in which it happens ([`arrive`],
-//! [`decide`], [`trial_ended`]). So the server may be killed at any time: what was decided is done, and what was not follows from
+//! Trials are jobs; what happens to a job of a sweep is told here within the transaction in which it happens (`arrive`,
+//! `decide`, `trial_ended`). So the server may be killed at any time: what was decided is done, and what was not follows from
 //! what is kept.
 
 use std::collections::BTreeMap;

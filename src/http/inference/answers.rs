@@ -1,4 +1,4 @@
-//! The forms in which models answer: JSON by a view of each question's own, the others by a [`Sheet`].
+//! The forms in which models answer: JSON by a view of each question's own, the others by a `Sheet`.
 
 use std::collections::{BTreeMap, HashMap};
 
