@@ -256,8 +256,7 @@ pub async fn create_job(
             ask(&app, *body, query.priority, options, key).await?
         }
     };
-    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
+    queued(&app, job)
 }
 
 /// What comes of a training that is asked for.
@@ -292,6 +291,15 @@ async fn train(
     app.jobs.require_memory(&resolved, &dataset.schema, &options)?;
     let job = app.jobs.submit(resolved, query.priority, query.register, options, key).await?;
     Ok(Asked::Job(Box::new(job)))
+}
+
+/// The answer to whoever made a job: the job, and its address.
+///
+/// # Errors
+/// Never: the address of a job goes into a header.
+pub(super) fn queued(app: &App, job: Job) -> Result<Response, ApiError> {
+    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(app, job))).into_response())
 }
 
 /// The key of a request, where it has one.

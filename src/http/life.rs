@@ -2,15 +2,15 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{ApiError, Problem, internal};
+use super::error::{ApiError, Problem};
 use super::extract::{Id, Lenient, Nothing, Query};
-use super::jobs::{JobView, idempotency_key};
+use super::jobs::{JobView, idempotency_key, queued};
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, WaitingCode};
 use crate::domain::limits::{EPOCHS, NAME_CHARS, PRIORITY};
@@ -111,8 +111,7 @@ pub async fn retry_job(
     let key = idempotency_key(&headers)?;
     body.faults.into_result(Code::InvalidRequest)?;
     let job = app.jobs.retry(id, body.value.unwrap_or_default().from, key.as_deref()).await?;
-    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
+    queued(&app, job)
 }
 
 /// How far a job goes on.
@@ -148,8 +147,7 @@ pub async fn extend_job(
     faults.into_result(Code::InvalidRequest)?;
     let extension = body.value.expect("a body without faults was read");
     let job = app.jobs.extend(id, extension.epochs, key.as_deref()).await?;
-    let location = HeaderValue::try_from(format!("/v1/jobs/{}", job.id)).map_err(|error| internal(&error))?;
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(JobView::new(&app, job))).into_response())
+    queued(&app, job)
 }
 
 /// What is to be changed of a job.
