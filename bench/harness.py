@@ -1,6 +1,6 @@
 """What the benchmarks share: running latente, a Python with packages of its own, and the sections of BENCHMARKS.md.
 
-Standard library only; Python 3.8 or later. Nothing here measures: `train.py`, `ingest.py`, `files.py`, `v2.py`, `exports.py` and `quality.py` do.
+Standard library only; Python 3.8 or later. Nothing here measures: the programs beside it do.
 """
 
 import datetime
