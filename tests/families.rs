@@ -372,7 +372,14 @@ fn answers_have_the_right_shapes_and_a_batch_answers_like_single_rows() {
                 let share = calibration.probability(Measure::Reconstruction, *nats).unwrap();
                 assert!(share > 0.0 && share < 1.0, "row {row}: {share}");
             }
-            let drawn = trained.sample(&Draw { count: 7, seed: 1, temperature: 1.0, chain_steps: 3, drawn: false });
+            let drawn = trained.sample(&Draw {
+                count: 7,
+                seed: 1,
+                temperature: 1.0,
+                chain_steps: 3,
+                drawn: false,
+                given: None,
+            });
             assert_eq!(drawn.len(), 7 * 64);
             assert!(drawn.iter().all(|value| value.is_finite()));
             if kind == LikelihoodKind::Bernoulli {

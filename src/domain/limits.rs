@@ -106,6 +106,8 @@ pub const INFERENCE_ROWS: usize = 65_536;
 pub const INFERENCE_VALUES: usize = 64 << 20;
 /// How often rows go through a model in one question (rows times steps of a chain, or rounds of imputation).
 pub const INFERENCE_PASSES: u64 = 2_000_000;
+/// Codes that are drawn for new rows of which some values are given: the least and the most.
+pub const CONDITIONAL_CODES: (usize, usize) = (4_096, 65_536);
 /// Rows of one question that go through a model at once where they share draws.
 pub const INFERENCE_BATCH_ROWS: usize = 4_096;
 /// Numbers that one layer holds of the rows which a job of inference puts through a model at once.

@@ -178,6 +178,19 @@ impl Refusal {
         }
     }
 
+    /// The same refusal of something that stands elsewhere: pointers that begin with `from` begin with `to`.
+    #[must_use]
+    pub fn moved(mut self, from: &str, to: &str) -> Self {
+        for fault in &mut self.errors {
+            if let Some(rest) = fault.pointer.strip_prefix(from) {
+                let pointer = format!("{to}{rest}");
+                self.detail = self.detail.replace(&fault.pointer, &pointer);
+                fault.pointer = pointer;
+            }
+        }
+        self
+    }
+
     /// A refusal because there is no such thing.
     pub fn not_found(noun: &str, id: impl std::fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("there is no {noun} {id}"))

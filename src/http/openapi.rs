@@ -8,6 +8,7 @@ use super::inference::encode::CodesView;
 use super::inference::interpolate::WayView;
 use super::inference::predict::PredictionsView;
 use super::inference::reconstruct::ReconstructionView;
+use super::inference::sample::SampledView;
 use super::inference::score::ScoresView;
 use super::inference::traverse::TraversalView;
 use super::v2::error::ProtocolError;
@@ -22,7 +23,7 @@ use super::v2::infer::InferenceView;
         license(name = "MIT OR Apache-2.0")
     ),
     // Views whose answers are described by hand, because they come in several forms.
-    components(schemas(CodesView, DecodedView, InferenceView, PredictionsView, ProtocolError, ReconstructionView, RowsView, ScoresView, TraversalView, WayView)),
+    components(schemas(CodesView, DecodedView, InferenceView, PredictionsView, ProtocolError, ReconstructionView, RowsView, SampledView, ScoresView, TraversalView, WayView)),
     tags(
         (name = "datasets", description = "Rows to train on"),
         (name = "uploads", description = "Files in several requests, by tus 1.0"),

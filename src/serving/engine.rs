@@ -144,7 +144,13 @@ fn alone(model: &TrainedModel, question: &Question) -> Result<Answer, Fault> {
     let plain = |values| Some(Answer { values, beside: None });
     let answer = catch_unwind(AssertUnwindSafe(|| match question {
         Question::DecodeDraw { codes, seed } => plain(model.decode_draws(codes, *seed)),
-        Question::Sample(draw) => plain(model.sample(draw)),
+        Question::Sample(draw) => match &draw.given {
+            Some(given) => {
+                let (values, effective) = model.sample_given(draw, given);
+                Some(Answer { values, beside: Some(vec![effective]) })
+            }
+            None => plain(model.sample(draw)),
+        },
         Question::Codes { count, seed } => plain(model.sample_codes(*count, *seed)),
         Question::Slots => {
             let (values, levels) = model.slots();

@@ -340,7 +340,8 @@ impl TrainedModel {
         let width = self.header.shape.width;
         let (code, _) = self.encode(&vec![0.0; width]);
         let (row, _) = self.decode(&vec![0.0; self.latent()], false);
-        let drawn = self.sample(&Draw { count: 1, seed: 0, temperature: 1.0, chain_steps: 1, drawn: true });
+        let drawn =
+            self.sample(&Draw { count: 1, seed: 0, temperature: 1.0, chain_steps: 1, drawn: true, given: None });
         self.predict(&vec![0.0; width]);
         match (code.len(), row.len(), drawn.len()) {
             (latent, row, drawn) if latent == self.latent() && row == width && drawn == width => Ok(()),
@@ -400,18 +401,27 @@ impl TrainedModel {
         let _guard = tch::no_grad_guard();
         let noise = Noise::new(asked.seed, Purpose::Inference, 1, self.device());
         let z = self.draw_codes(asked.count, asked.temperature, asked.seed);
-        let has_chain = self.header.spec.model.sampling() == Sampling::Chain && asked.chain_steps > 0;
-        let rows = |z: &Tensor| {
-            let network = self.network();
-            let start = || network.decode(z);
-            let x = match () {
-                () if has_chain => network.chain(&start(), asked.chain_steps, None, &noise).unwrap_or_else(start),
-                () if asked.drawn => network.draw(z, &noise),
-                () => start(),
-            };
-            self.restored(values(&x))
-        };
+        let rows =
+            |z: &Tensor| self.restored(values(&self.rows_of_codes(asked, z, &noise, Tensor::shallow_clone, None)));
         z.split(INFERENCE_BATCH_ROWS as i64, 0).iter().flat_map(rows).collect()
+    }
+
+    /// Prepared rows of codes, as new rows are asked for. `hold` puts given values into rows, and `known` says where they are.
+    pub(super) fn rows_of_codes(
+        &self,
+        asked: &Draw,
+        z: &Tensor,
+        noise: &Noise,
+        hold: impl Fn(&Tensor) -> Tensor,
+        known: Option<&Tensor>,
+    ) -> Tensor {
+        let network = self.network();
+        if self.header.spec.model.sampling() == Sampling::Chain && asked.chain_steps > 0 {
+            let known = known.map(|known| known.to_kind(tch::Kind::Float));
+            let start = hold(&network.decode(z));
+            return network.chain(&start, asked.chain_steps, known.as_ref(), noise).unwrap_or(start);
+        }
+        hold(&if asked.drawn { network.draw(z, noise) } else { network.decode(z) })
     }
 
     /// Rows in the user's units whose missing values (NaN) were filled in: by the family's chain where it has one, else by
@@ -436,7 +446,7 @@ impl TrainedModel {
     }
 
     fn filled(&self, rows: &[f32], rounds: u32, noise: &Noise, way: Gaps) -> Vec<f32> {
-        let prepared = self.tensor(self.with_gaps(rows));
+        let prepared = self.with_missing(rows);
         let missing = prepared.isnan();
         let known = missing.logical_not().to_kind(tch::Kind::Float);
         // A missing value starts at what a row of average code would have there.
@@ -540,7 +550,7 @@ impl TrainedModel {
         Some(whole)
     }
 
-    fn draw_codes(&self, count: usize, temperature: f32, seed: u64) -> Tensor {
+    pub(super) fn draw_codes(&self, count: usize, temperature: f32, seed: u64) -> Tensor {
         match &self.sampler {
             Some(sampler) => self.codes(&sampler.draw(count, seed, temperature)),
             None => {
@@ -557,8 +567,18 @@ impl TrainedModel {
         &*self.network
     }
 
-    fn device(&self) -> Device {
+    pub(super) fn device(&self) -> Device {
         self.device
+    }
+
+    /// Whether rows of answers are prepared.
+    pub(super) fn gives_prepared(&self) -> bool {
+        self.units.prepared_out
+    }
+
+    /// Prepared rows `[rows, width]` of rows of which some values are missing, NaN where they are.
+    pub(super) fn with_missing(&self, rows: &[f32]) -> Tensor {
+        self.tensor(self.with_gaps(rows))
     }
 
     /// Width of the rows that come.
@@ -613,7 +633,7 @@ impl TrainedModel {
         prepared
     }
 
-    fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {
+    pub(super) fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {
         match &self.lines {
             _ if self.units.prepared_out => rows,
             Some(lines) => {
@@ -675,4 +695,6 @@ pub struct Draw {
     pub chain_steps: u32,
     /// Whether rows are drawn from what the decoder says of their code; otherwise they are its means.
     pub drawn: bool,
+    /// A row whose values the rows have, NaN where they may have any.
+    pub given: Option<Vec<f32>>,
 }

@@ -12,6 +12,7 @@ pub mod batches;
 pub mod blocks;
 pub mod bundle;
 pub mod checkpoint;
+mod conditional;
 pub mod device;
 pub mod evaluation;
 pub mod export;

@@ -153,3 +153,52 @@ async fn a_dataset_is_looked_at_closely() {
     app.get(&format!("/v1/datasets/{digits}/picture?n=0")).await.refuses(422, "invalid_request", &["?n"]);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn new_rows_have_what_is_given_and_the_rest_goes_with_it() {
+    let app = TestApp::start().await;
+    let dataset = app.upload("?name=penguins", penguins()).await;
+    let job = json!({"dataset": dataset["id"], "model": {"family": "vae"}, "training": {"epochs": 120, "seed": 1}});
+    let model = format!("/v1/models/{}", app.train(&job).await);
+    let post = async |body: Value| app.post(&format!("{model}/sample"), &body).await;
+    // Of the penguins of this file only Adelies live on all three islands, Gentoos on Biscoe, Chinstraps on Dream; and Gentoos weigh
+    // some 5,080 g, the others 3,700 g.
+    let with = async |species: &str| {
+        let answer = post(json!({"n": 200, "seed": 5, "draw": true, "given": {"species": species, "sex": null}}))
+            .await
+            .expect(200);
+        let rows = answer["rows"].as_array().unwrap().clone();
+        assert!(rows.len() == 200 && rows.iter().all(|row| row[0] == species), "{rows:?}");
+        let effective = answer["effective_codes"].as_f64().unwrap();
+        assert!(effective > 200.0 && effective < 4_096.0, "{effective}");
+        let mass: f64 = rows.iter().map(|row| row[5].as_f64().unwrap()).sum::<f64>() / 200.0;
+        let sexes = rows.iter().filter(|row| row[6] == "female").count();
+        assert!((40..160).contains(&sexes), "both sexes go with {species}, not {sexes} females of 200");
+        (mass, rows.iter().filter(|row| row[1] == "Biscoe").count())
+    };
+    let ((gentoo, on_biscoe), (chinstrap, not_there)) = (with("Gentoo").await, with("Chinstrap").await);
+    assert!((4_800.0..5_300.0).contains(&gentoo) && (3_400.0..4_000.0).contains(&chinstrap), "{gentoo} {chinstrap}");
+    assert!(on_biscoe > 160 && not_there < 80, "{on_biscoe} of 200 Gentoos and {not_there} Chinstraps live on Biscoe");
+
+    // The query says the same, and numbers are held as they were given.
+    let get = async |given: &str| {
+        let given = given.replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
+        app.get(&format!("{model}/sample?n=3&seed=2&given={given}")).await
+    };
+    let found = get(r#"{"species":"Gentoo","bill_length_mm":47.3}"#).await.expect(200);
+    assert_eq!(
+        found,
+        post(json!({"n": 3, "seed": 2, "given": {"species": "Gentoo", "bill_length_mm": 47.3}})).await.expect(200)
+    );
+    assert!(found["rows"].as_array().unwrap().iter().all(|row| row[2] == 47.3 && row[0] == "Gentoo"), "{found}");
+    assert!(post(json!({"n": 3, "seed": 2})).await.expect(200).get("effective_codes").is_none());
+
+    post(json!({"given": {"species": "Emperor"}})).await.refuses(422, "invalid_request", &["/given/species"]);
+    post(json!({"given": {"wings": 2}})).await.refuses(422, "invalid_request", &["/given/wings"]);
+    post(json!({"given": {"species": null}})).await.refuses(422, "invalid_request", &["/given"]);
+    post(json!({"given": 3})).await.refuses(422, "invalid_request", &["/given"]);
+    let detail = get(r#"{"bill_length_mm":"long"}"#).await.refuses(422, "invalid_request", &["?given/bill_length_mm"]);
+    assert!(detail.contains("?given/bill_length_mm is the text `long`"), "{detail}");
+    get("Gentoo").await.refuses(422, "invalid_request", &["?given"]);
+    app.stop().await;
+}

@@ -96,7 +96,7 @@ async fn answers_fit_their_published_schemas() {
         ("decode?x=0,0,0&spread=true".to_owned(), "DecodedView"),
         (format!("reconstruct?dataset={dataset}"), "ReconstructionView"),
         (format!("impute?dataset={dataset}"), "RowsView"),
-        ("sample?n=2".to_owned(), "RowsView"),
+        ("sample?n=2".to_owned(), "SampledView"),
     ] {
         fits(&validator(view), &app.get(&format!("/v1/models/{model}/{question}")).await.expect(200));
     }

@@ -165,7 +165,8 @@ fn a_table_of_mixed_columns_is_learned_and_answered_in_its_own_units() {
         let (codes, _) = trained.encode(&rows);
         let (restored, spread) = trained.decode(&codes, true);
         assert!(spread.unwrap().iter().all(|value| *value >= 0.0 && value.is_finite()), "{family}");
-        let samples = trained.sample(&Draw { count: 50, seed: 3, temperature: 1.0, chain_steps: 3, drawn: false });
+        let samples =
+            trained.sample(&Draw { count: 50, seed: 3, temperature: 1.0, chain_steps: 3, drawn: false, given: None });
         let draws = trained.decode_draws(&codes, 5);
         for row in restored.chunks(7).chain(samples.chunks(7)).chain(draws.chunks(7)) {
             let [_, skewed, count, binary, class, grade, shade] = row else { panic!() };
@@ -364,7 +365,9 @@ fn every_sampler_is_saved_and_draws() {
             spec.training.epochs = 20;
         });
         let trained = TrainedModel::read(&digits.finish(&spec).0.artifact, Device::Cpu).unwrap();
-        let draw = |seed| trained.sample(&Draw { count: 9, seed, temperature: 1.0, chain_steps: 0, drawn: false });
+        let draw = |seed| {
+            trained.sample(&Draw { count: 9, seed, temperature: 1.0, chain_steps: 0, drawn: false, given: None })
+        };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
         assert_eq!(draw(1).len(), 9 * 64);

@@ -44,7 +44,7 @@ fn rows_scaled_along_their_quantiles_come_back_in_their_units() {
             assert!((restored / value).ln().abs() < 0.5, "{restored} is not {value}");
         }
     }
-    let draw = Draw { count: 200, seed: 1, temperature: 1.0, chain_steps: 0, drawn: false };
+    let draw = Draw { count: 200, seed: 1, temperature: 1.0, chain_steps: 0, drawn: false, given: None };
     let drawn = model.sample(&draw);
     // No draw leaves the range of the training rows.
     assert!(drawn.chunks(2).all(|row| (0.0..=12.2).contains(&row[0]) && (0.0..=1.001e7).contains(&row[1])));

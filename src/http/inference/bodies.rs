@@ -240,6 +240,18 @@ pub(super) fn rows_of_json(asked: &Asked, rows: Vec<RowInput>) -> Result<Vec<f32
     flatten(rows, asked.expected::<RowsBody>(&columns))
 }
 
+/// A row that stood in a question at `pointer`, NaN where it says nothing.
+pub(super) fn given_row(asked: &Asked, row: RowInput, pointer: &str) -> Result<Vec<f32>, Refusal> {
+    let columns: Vec<&Column> = asked.model.schema.feature_columns().collect();
+    let expected = Expected { what: "rows", width: columns.len(), columns: &columns, missing: Missing::Kept };
+    let values = flatten(vec![row], expected).map_err(|refusal| refusal.moved("/rows/0", pointer))?;
+    if values.iter().all(|value| value.is_nan()) {
+        let detail = "names no value; leave it out, or give one of the model's columns";
+        return Err(Refusal::at(Code::InvalidRequest, pointer, "missing", detail));
+    }
+    Ok(values)
+}
+
 /// Codes that did.
 pub(super) fn codes_of_json(asked: &Asked, codes: Vec<RowInput>) -> Result<Vec<f32>, Refusal> {
     flatten(codes, Expected { what: "codes", width: asked.latent(), columns: &[], missing: Missing::Refused })

@@ -1,4 +1,4 @@
-//! Rows on the way from one row to another, through the code.
+//! Rows on the way from one row or code to another, through the code.
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
-use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::bodies::{self, Missing, Posted, PostedRows, json_body, posted};
 use super::prepared::{Prepared, Rows};
-use super::references::Reference;
-use super::{Asked, ModelInPath, Place, QUERY, Wish, answers};
+use super::references::{self, Reference};
+use super::{Asked, BODY, ModelInPath, Place, QUERY, RowsBody, Wish, answers};
 use crate::domain::id::{DatasetId, ModelId};
-use crate::domain::refusal::{Code, Faults};
+use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
-use crate::http::extract::{Id, Query};
+use crate::http::extract::{Id, Query, query};
 use crate::http::forms::{self, Matrix, RowInput};
-use crate::http::media::Form;
+use crate::http::media::{BodyForm, Form};
 use crate::serving::{Answer, Question};
 
 /// Rows that are given for a way, both ends among them, where nothing else is said.
@@ -46,6 +46,8 @@ pub struct InterpolateQuery {
     rows: Option<String>,
     /// A row: numbers with commas between. Two or more; the way goes from each to the next.
     x: Vec<String>,
+    /// A code: numbers with commas between. Two or more, instead of rows.
+    code: Vec<String>,
     /// Rows that are given for each way, both ends among them.
     #[param(minimum = 2, maximum = 1000)]
     steps: u32,
@@ -66,6 +68,7 @@ impl Default for InterpolateQuery {
             dataset: None,
             rows: None,
             x: Vec::new(),
+            code: Vec::new(),
             steps: STEPS,
             way: Way::Linear,
             format: None,
@@ -104,7 +107,10 @@ impl Default for InterpolateOptions {
 #[serde(deny_unknown_fields)]
 pub struct InterpolateBody {
     /// Two rows or more: the way goes from each to the next.
-    rows: Vec<RowInput>,
+    rows: Option<Vec<RowInput>>,
+    /// Two codes or more, instead of rows.
+    #[schema(value_type = Option<Vec<Vec<f32>>>)]
+    codes: Option<Vec<RowInput>>,
     /// Rows that are given for each way, both ends among them. 8 when left out.
     #[serde(default = "steps")]
     #[schema(minimum = 2, maximum = 1000)]
@@ -122,7 +128,10 @@ impl PostedRows for InterpolateBody {
     type Options = InterpolateOptions;
 
     fn split(self) -> (Vec<RowInput>, InterpolateOptions) {
-        (self.rows, InterpolateOptions { steps: self.steps, way: self.way, format: None, prepared: Prepared::None })
+        (
+            self.rows.unwrap_or_default(),
+            InterpolateOptions { steps: self.steps, way: self.way, format: None, prepared: Prepared::None },
+        )
     }
 
     fn wish(options: &InterpolateOptions) -> Wish {
@@ -148,7 +157,7 @@ impl IntoResponses for WayView<'_> {
     }
 }
 
-/// Go from row to row of a dataset, or of small inline ones, through the code.
+/// Go from row to row of a dataset, or of small inline ones, or from code to code.
 #[utoipa::path(
     get,
     path = "/v1/models/{id}/interpolate",
@@ -162,13 +171,21 @@ pub async fn get_interpolate(
     Query(query): Query<InterpolateQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let InterpolateQuery { dataset, rows, x, steps, way, format, prepared } = query;
+    let InterpolateQuery { dataset, rows, x, code, steps, way, format, prepared } = query;
     let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::InAndOut).await?;
-    let rows = Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?;
-    interpolate(&asked, rows, &InterpolateOptions { steps, way, format, prepared }, QUERY).await
+    let names_rows = dataset.is_some() || rows.is_some() || !x.is_empty();
+    let ends = match code.is_empty() {
+        false if names_rows => return Err(two_kinds("?code").into()),
+        false => {
+            let codes = references::inline(&code, asked.latent(), std::iter::empty(), Missing::Refused);
+            Ends::Codes(codes.map_err(|refusal| refusal.moved("?x", "?code"))?)
+        }
+        true => Ends::Rows(Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?),
+    };
+    interpolate(&asked, ends, &InterpolateOptions { steps, way, format, prepared }, QUERY).await
 }
 
-/// Go from row to row through the code: the rows whose codes lie evenly between those of each and the next.
+/// Go from row to row, or from code to code: the rows whose codes lie evenly between those of each and the next.
 #[utoipa::path(
     post, path = "/v1/models/{id}/interpolate", tag = "inference", params(ModelInPath, InterpolateOptions),
     request_body(content((InterpolateBody = "application/json"), (Vec<u8> = "application/x-npy"))),
@@ -179,25 +196,54 @@ pub async fn post_interpolate(
     Id(id): Id<ModelId>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let Posted { asked, values, options, place } = posted::<InterpolateBody>(app, id, request).await?;
-    interpolate(&asked, values, &options, place).await
+    if BodyForm::of(request.headers())? != BodyForm::Json {
+        let Posted { asked, values, options, place } = posted::<InterpolateBody>(app, id, request).await?;
+        return interpolate(&asked, Ends::Rows(values), &options, place).await;
+    }
+    let wish = RowsBody::wish(&query(request.uri())?);
+    let asked = Asked::of(app, id, wish, request.headers(), Rows::InAndOut).await?;
+    let InterpolateBody { rows, codes, steps, way } = json_body(request.into_body()).await?;
+    let ends = match (rows, codes) {
+        (Some(_), Some(_)) => return Err(two_kinds("/codes").into()),
+        (None, Some(codes)) => Ends::Codes(bodies::codes_of_json(&asked, codes)?),
+        (rows, None) => Ends::Rows(bodies::rows_of_json(&asked, rows.unwrap_or_default())?),
+    };
+    interpolate(&asked, ends, &InterpolateOptions { steps, way, ..InterpolateOptions::default() }, BODY).await
+}
+
+/// What ways go between.
+enum Ends {
+    Rows(Vec<f32>),
+    Codes(Vec<f32>),
+}
+
+fn two_kinds(pointer: &str) -> Refusal {
+    Refusal::at(Code::InvalidRequest, pointer, "conflict", "goes without rows: a way is between rows or between codes")
 }
 
 async fn interpolate(
     asked: &Asked,
-    rows: Vec<f32>,
+    ends: Ends,
     options: &InterpolateOptions,
     place: Place,
 ) -> Result<Response, ApiError> {
-    let (count, latent, steps) = (rows.len() / asked.width(), asked.latent(), options.steps as usize);
+    let (latent, steps) = (asked.latent(), options.steps as usize);
+    let (count, what) = match &ends {
+        Ends::Rows(rows) => (rows.len() / asked.width(), "rows"),
+        Ends::Codes(codes) if place == QUERY => (codes.len() / latent, "code"),
+        Ends::Codes(codes) => (codes.len() / latent, "codes"),
+    };
     let mut faults = Faults::new();
     if count < 2 {
-        faults.push(format!("{place}rows"), "wrong_length", "is one row; a way takes two or more");
+        faults.push(format!("{place}{what}"), "wrong_length", "is one; a way takes two or more");
     }
     faults.require_within(&format!("{place}steps"), options.steps, 2..=1000);
     faults.into_result(Code::InvalidRequest)?;
     Asked::check_answer_size((count - 1) * steps, asked.width_out().max(latent))?;
-    let Answer { values: codes, .. } = asked.ask(Question::Encode(rows)).await?;
+    let codes = match ends {
+        Ends::Rows(rows) => asked.ask(Question::Encode(rows)).await?.values,
+        Ends::Codes(codes) => codes,
+    };
     let ends: Vec<&[f32]> = codes.chunks_exact(latent).collect();
     let on_the_way: Vec<f32> = ends
         .windows(2)

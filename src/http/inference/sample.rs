@@ -3,20 +3,20 @@
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use super::answers::{RowsView, Sheet};
-use super::bodies::{PostedRows, json_body};
+use super::answers::{Documented, Sheet};
+use super::bodies::{PostedRows, given_row, json_body};
 use super::prepared::{Prepared, Rows};
-use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, RowsBody, Wish, require_passes};
+use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, RowsBody, Wish, answers, require_passes};
 use crate::domain::id::ModelId;
 use crate::domain::limits::INFERENCE_ROWS;
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::http::App;
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Id, Query, require_json};
-use crate::http::forms;
+use crate::http::forms::{self, Matrix, RowInput};
 use crate::http::media::Form;
 use crate::models::Sampling;
 use crate::serving::{Answer, Draw, Question};
@@ -43,6 +43,8 @@ pub struct SampleQuery {
     /// Whether rows are drawn from what the decoder says of their codes. Otherwise they are its means. A chain of one step or
     /// more gives means.
     draw: bool,
+    /// Values that the rows have, as a JSON object by column: `{"species":"Adelie"}`. The other columns are what goes with them.
+    given: Option<String>,
     /// The form of the answer; the `Accept` header decides when left out.
     #[param(inline)]
     format: Option<Form>,
@@ -53,8 +55,8 @@ pub struct SampleQuery {
 
 impl Default for SampleQuery {
     fn default() -> Self {
-        let SampleSpec { n, seed, temperature, steps, draw } = SampleSpec::default();
-        Self { n, seed, temperature, steps, draw, format: None, prepared: Prepared::None }
+        let SampleSpec { n, seed, temperature, steps, draw, given: _ } = SampleSpec::default();
+        Self { n, seed, temperature, steps, draw, given: None, format: None, prepared: Prepared::None }
     }
 }
 
@@ -76,21 +78,42 @@ pub struct SampleSpec {
     /// Whether rows are drawn from what the decoder says of their codes. Otherwise they are its means. A chain of one step or
     /// more gives means.
     pub(in crate::http) draw: bool,
+    /// Values that the rows have, by column; the other columns are what goes with them. `null` is a value that may be any.
+    #[schema(value_type = Option<RowInput>, default = json!(null))]
+    pub(in crate::http) given: Option<RowInput>,
 }
 
 impl Default for SampleSpec {
     fn default() -> Self {
-        Self { n: 16, seed: 0, temperature: 1.0, steps: None, draw: false }
+        Self { n: 16, seed: 0, temperature: 1.0, steps: None, draw: false, given: None }
     }
 }
 
-/// Draw new rows: `?n=16&seed=7`.
+/// New rows.
+#[derive(Serialize, ToSchema)]
+pub struct SampledView<'a> {
+    /// Each an array in the order of the columns, in the user's units.
+    #[schema(value_type = Vec<Vec<f32>>)]
+    rows: Matrix<'a>,
+    /// Where values were given: how many equally weighted codes they left of those that were drawn, 8 a row and 4,096 at least. Where
+    /// that is less than `n`, rows share codes; `impute` with `draws` answers better then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_codes: Option<f32>,
+}
+
+impl IntoResponses for SampledView<'_> {
+    fn responses() -> Documented {
+        answers::documented_rows("SampledView", "New rows")
+    }
+}
+
+/// Draw new rows: `?n=16&seed=7`. With `given` only such as have those values.
 #[utoipa::path(
     get,
     path = "/v1/models/{id}/sample",
     tag = "inference",
     params(ModelInPath, SampleQuery),
-    responses(RowsView, Problem)
+    responses(SampledView, Problem)
 )]
 pub async fn get_sample(
     State(app): State<App>,
@@ -98,15 +121,19 @@ pub async fn get_sample(
     Query(query): Query<SampleQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let SampleQuery { n, seed, temperature, steps, draw, format, prepared } = query;
+    let SampleQuery { n, seed, temperature, steps, draw, given, format, prepared } = query;
     let asked = Asked::of(app, id, Wish { format, prepared }, &headers, Rows::Out).await?;
-    sample(&asked, &SampleSpec { n, seed, temperature, steps, draw }, QUERY).await
+    let given = given.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| {
+        let detail = format!("is no JSON object such as {{\"column\":value}}: {error}");
+        Refusal::at(Code::InvalidRequest, "?given", "invalid", detail)
+    })?;
+    sample(&asked, SampleSpec { n, seed, temperature, steps, draw, given }, QUERY).await
 }
 
-/// Draw new rows.
+/// Draw new rows; with `given` only such as have those values.
 #[utoipa::path(
     post, path = "/v1/models/{id}/sample", tag = "inference", params(ModelInPath, FormQuery),
-    request_body = SampleSpec, responses(RowsView, Problem)
+    request_body = SampleSpec, responses(SampledView, Problem)
 )]
 pub async fn post_sample(
     State(app): State<App>,
@@ -117,28 +144,29 @@ pub async fn post_sample(
     let asked = Asked::of(app, id, RowsBody::wish(&query), request.headers(), Rows::Out).await?;
     require_json(request.headers())?;
     let spec: SampleSpec = json_body(request.into_body()).await?;
-    sample(&asked, &spec, BODY).await
+    sample(&asked, spec, BODY).await
 }
 
-async fn sample(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Response, ApiError> {
-    let Answer { values, .. } = asked.ask(question(asked, spec, place)?).await?;
+async fn sample(asked: &Asked, spec: SampleSpec, place: Place) -> Result<Response, ApiError> {
+    let Answer { values, beside } = asked.ask(question(asked, spec, place)?).await?;
     if asked.form == Form::Json {
-        return forms::json(&RowsView { rows: asked.rows(&values) });
+        let effective_codes = beside.and_then(|told| told.first().copied());
+        return forms::json(&SampledView { rows: asked.rows(&values), effective_codes });
     }
     Sheet::rows(values).answer(asked).await
 }
 
 /// The question, checked.
-pub(in crate::http) fn question(asked: &Asked, spec: &SampleSpec, place: Place) -> Result<Question, Refusal> {
+pub(in crate::http) fn question(asked: &Asked, spec: SampleSpec, place: Place) -> Result<Question, Refusal> {
     let mut faults = Faults::new();
     faults.require_within(&format!("{place}n"), spec.n, 1..=INFERENCE_ROWS);
     faults.require_within(&format!("{place}temperature"), spec.temperature, 0.0..=10.0);
-    let chain_steps = chain_steps(asked, spec, place, &mut faults);
+    let chain_steps = chain_steps(asked, &spec, place, &mut faults);
     faults.into_result(Code::InvalidRequest)?;
     Asked::check_answer_size(spec.n, asked.width_out())?;
-    let (count, seed, temperature, drawn) = (spec.n, spec.seed, spec.temperature, spec.draw);
-    let draw = Draw { count, seed, temperature, chain_steps, drawn };
-    Ok(Question::Sample(draw))
+    let SampleSpec { n: count, seed, temperature, draw: drawn, given, .. } = spec;
+    let given = given.map(|row| given_row(asked, row, &format!("{place}given"))).transpose()?;
+    Ok(Question::Sample(Draw { count, seed, temperature, chain_steps, drawn, given }))
 }
 
 fn chain_steps(asked: &Asked, spec: &SampleSpec, place: Place, faults: &mut Faults) -> u32 {

@@ -160,7 +160,7 @@ pub async fn get_traverse(
         Some(_) if names_row => return Err(two_starts("?code").into()),
         Some(code) => {
             let code = references::inline(&[code], asked.latent(), std::iter::empty(), Missing::Refused);
-            Start::Code(code.map_err(|refusal| moved(refusal, "?code"))?)
+            Start::Code(code.map_err(|refusal| refusal.moved("?x", "?code"))?)
         }
         None if names_row => Start::Row(Reference { dataset, rows, x }.read(&asked, Missing::AsTrained).await?),
         None => Start::Mean,
@@ -198,15 +198,6 @@ fn two_starts(pointer: &str) -> Refusal {
         "conflict",
         "goes without a row: a traversal starts from one or the other",
     )
-}
-
-/// The same refusal about another parameter.
-fn moved(mut refusal: Refusal, pointer: &str) -> Refusal {
-    for fault in &mut refusal.errors {
-        pointer.clone_into(&mut fault.pointer);
-    }
-    refusal.detail = refusal.errors.first().map_or(String::new(), |fault| format!("{pointer} {}", fault.detail));
-    refusal
 }
 
 async fn traverse(asked: &Asked, start: Start, way: Way, place: Place) -> Result<Response, ApiError> {

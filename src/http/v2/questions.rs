@@ -195,8 +195,9 @@ impl Plan {
                     temperature: parameters.temperature.unwrap_or(standard.temperature),
                     steps: parameters.steps,
                     draw,
+                    given: None,
                 };
-                sample::question(asked, &spec, PLACE)?
+                sample::question(asked, spec, PLACE)?
             }
             QuestionKind::Impute => {
                 impute::question(asked, values, (parameters.rounds.unwrap_or(ROUNDS), None, seed), PLACE)?

@@ -1,6 +1,6 @@
 //! Rows on the way from one to another.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{close, pixels, rows, trained};
 use crate::support::TestApp;
@@ -33,5 +33,31 @@ async fn a_way_begins_and_ends_at_the_reconstructions_of_its_rows() {
     one.refuses(422, "invalid_request", &["?rows", "?steps"]);
     let body = json!({"rows": pixels(&app, &dataset, 2).await, "way": "winding"});
     app.post(&format!("{model}/interpolate"), &body).await.refuses(422, "invalid_request", &["/way"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_way_between_codes_is_that_between_their_rows() {
+    let app = TestApp::start().await;
+    let (dataset, model) = trained(&app).await;
+    let codes = app.get(&format!("{model}/encode?dataset={dataset}&rows=3-4")).await.expect(200)["codes"].clone();
+    let between_rows = app.get(&format!("{model}/interpolate?dataset={dataset}&rows=3-4&steps=4")).await.expect(200);
+    let post = async |body: Value| app.post(&format!("{model}/interpolate"), &body).await;
+    let between_codes = post(json!({"codes": codes, "steps": 4})).await.expect(200);
+    close(&between_codes["rows"], &between_rows["rows"]);
+    close(&between_codes["codes"], &between_rows["codes"]);
+    let text = |code: &Value| rows(&json!([code]))[0].iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+    let query = format!("code={}&code={}", text(&codes[0]), text(&codes[1]));
+    let found = app.get(&format!("{model}/interpolate?{query}&steps=4")).await.expect(200);
+    close(&found["rows"], &between_rows["rows"]);
+
+    post(json!({"codes": codes, "rows": []})).await.refuses(422, "invalid_request", &["/codes"]);
+    post(json!({"codes": [codes[0]]})).await.refuses(422, "invalid_request", &["/codes"]);
+    post(json!({"codes": [[1, 2], [1, 2]]})).await.refuses(422, "invalid_request", &["/codes/0", "/codes/1"]);
+    post(json!({"steps": 4})).await.refuses(422, "invalid_request", &["/rows"]);
+    let get = async |query: &str| app.get(&format!("{model}/interpolate?{query}")).await;
+    get("code=1,2").await.refuses(422, "invalid_request", &["?code"]);
+    get("code=1,2,3").await.refuses(422, "invalid_request", &["?code"]);
+    get(&format!("{query}&dataset={dataset}")).await.refuses(422, "invalid_request", &["?code"]);
     app.stop().await;
 }

@@ -99,3 +99,23 @@ async fn a_prior_gives_means_or_draws_and_knows_no_steps() {
     app.post_as(&format!("{model}/sample"), "application/x-npy", "1").await.refuses(415, "unsupported_media_type", &[]);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_chain_and_every_other_family_hold_given_pixels() {
+    let app = TestApp::start().await;
+    for family in ["gsn", "autoencoder", "helmholtz"] {
+        let (_, model) = trained_by(&app, family).await;
+        let columns = app.get(&model).await.expect(200)["columns"].clone();
+        let (first, last) = (columns[10]["name"].as_str().unwrap(), columns[33]["name"].as_str().unwrap());
+        let body = json!({"n": 5, "seed": 4, "given": {first: 16, last: 3.5}});
+        let answer = app.post(&format!("{model}/sample"), &body).await.expect(200);
+        let rows = rows(&answer["rows"]);
+        assert!(rows.len() == 5 && rows.iter().all(|row| row[10] == 16.0 && row[33] == 3.5), "{family}: {rows:?}");
+        assert!(rows.iter().any(|row| row[20] != rows[0][20]), "{family}: rows differ elsewhere");
+        assert_eq!(answer, app.post(&format!("{model}/sample"), &body).await.expect(200));
+        let told = app.post(&format!("{model}/sample?prepared=out"), &body).await.expect(200);
+        let shade = told["rows"][0][10].as_f64().unwrap();
+        assert!((shade - 1.0).abs() < 1e-6, "{family}: a prepared pixel goes from 0 to 1, not {shade}");
+    }
+    app.stop().await;
+}
