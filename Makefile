@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files v2 exports pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files v2 exports likelihoods pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ v2: build ## Triton's own client against this server, each answer compared with 
 
 exports: build ## exported models in onnxruntime and PyTorch beside the server's answers (fetches them into .bench/)
 	@$(PYTHON) bench/exports.py
+
+likelihoods: build ## log p(x) as the server tells it beside PyTorch's own estimate (fetches it into .bench/)
+	@$(PYTHON) bench/likelihoods.py
 
 pictures: build ## train every family on the digits in demo/ and draw what came of it into docs/pictures/
 	@$(PYTHON) scripts/pictures.py

@@ -45,6 +45,7 @@ TITLES = {
     "files": "## Files as packages carry them: `make files`",
     "speed": "## Training speed beside others, job by job: `make bench`",
     "exports": "## Models in other programs: `make exports`",
+    "likelihoods": "## Densities beside PyTorch's: `make likelihoods`",
     "ingest": "## Reading files: `make bench`",
     "v2": "## Triton's own client: `make v2`",
     "quality": "## Quality: `make bench-quality`",
