@@ -31,9 +31,10 @@ use latente::models::{ModelSpec, Step, families};
 use latente::training::artifact::{Draw, ModelHeader, TrainedModel};
 use latente::training::batches::Batches;
 use latente::training::checkpoint::Checkpoint;
-use latente::training::observer::{Observer, Report};
+use latente::training::observer::{Chosen, Observer, Report};
 use latente::training::optimizer::Optimizer;
 use latente::training::presets::{Rows, presets};
+use latente::training::rate::LearningRate;
 use latente::training::scoring::Measure;
 use latente::training::spec::TrainSpec;
 use latente::training::stopping::StopFlag;
@@ -103,6 +104,7 @@ struct Watcher {
     epochs: Vec<(u32, Vec<(String, f64)>)>,
     checkpoint: Option<Vec<u8>>,
     warnings: Vec<String>,
+    chosen: Option<Chosen>,
 }
 
 impl Observer for Watcher {
@@ -119,6 +121,7 @@ impl Observer for Watcher {
             }
             Report::Checkpoint(checkpoint) => self.checkpoint = Some(checkpoint.to_bytes()),
             Report::Warning(text) => self.warnings.push(text),
+            Report::Chosen(chosen) => self.chosen = Some(chosen),
             Report::Progress(_) | Report::Started(_) | Report::Split(_) | Report::Phase(_) => {}
         }
     }
@@ -404,7 +407,7 @@ fn validation_picks_the_epoch_that_is_kept() {
     every(|model| {
         let spec = digits.spec(model, |spec| {
             spec.training.epochs = 30;
-            spec.training.optimizer.lr = Some(0.01);
+            spec.training.optimizer.lr = Some(LearningRate::Set(0.01));
             spec.training.early_stopping.patience = 3;
         });
         let (finished, watcher) = digits.finish(&spec);
@@ -432,7 +435,7 @@ fn divergence_stops_keeps_the_best_epoch_and_says_why() {
     let digits = Digits::read();
     every(|model| {
         let hot = digits.spec(model.clone(), |spec| {
-            spec.training.optimizer.lr = Some(100.0);
+            spec.training.optimizer.lr = Some(LearningRate::Set(100.0));
             spec.training.epochs = 200;
             spec.training.early_stopping.patience = 0;
             spec.likelihood.kind = LikelihoodKind::Gaussian;
@@ -469,7 +472,7 @@ fn a_run_without_validation_that_diverges_keeps_the_last_whole_epoch() {
     let (mut kept, mut failed) = (0, 0);
     for lr in [0.5, 3.0, 10.0, 30.0, 100.0] {
         let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
-            spec.training.optimizer.lr = Some(lr);
+            spec.training.optimizer.lr = Some(LearningRate::Set(lr));
             spec.training.epochs = 400;
             spec.split.validation = 0.0;
             spec.likelihood.kind = LikelihoodKind::Gaussian;
@@ -530,7 +533,7 @@ fn an_overflow_is_seen_in_the_step_it_happens() {
     let digits = Digits::read();
     // A loss beyond 32 bits from the first step on: nothing can be kept.
     let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
-        spec.training.optimizer.lr = Some(100.0);
+        spec.training.optimizer.lr = Some(LearningRate::Set(100.0));
         spec.training.optimizer.epsilon = Some(f64::MIN_POSITIVE);
         spec.network.hidden = Some(vec![64; 12]);
         spec.training.epochs = 50;
@@ -566,7 +569,7 @@ fn principal_components_are_those_of_an_independent_reckoning() {
     let spec = digits.spec(ModelSpec::default_of("autoencoder").unwrap(), |spec| {
         spec.network.hidden = Some(vec![]);
         spec.training.epochs = 1500;
-        spec.training.optimizer.lr = Some(0.005);
+        spec.training.optimizer.lr = Some(LearningRate::Set(0.005));
         spec.split.validation = 0.0;
     });
     let (finished, _) = digits.finish(&spec);
@@ -607,8 +610,8 @@ fn specs_refuse_what_the_data_cannot_be() {
     check(&|spec| spec.network.hidden = Some(vec![1_000_000_000]), "/network/hidden/0");
     check(&|spec| spec.network.hidden = Some(vec![65_536, 65_536]), "/network/hidden");
     check(&|spec| spec.training.batch_size = Some(0), "/training/batch_size");
-    check(&|spec| spec.training.optimizer.lr = Some(f64::NAN), "/training/optimizer/lr");
-    check(&|spec| spec.training.optimizer.lr = Some(0.0), "/training/optimizer/lr");
+    check(&|spec| spec.training.optimizer.lr = Some(LearningRate::Set(f64::NAN)), "/training/optimizer/lr");
+    check(&|spec| spec.training.optimizer.lr = Some(LearningRate::Set(0.0)), "/training/optimizer/lr");
     check(&|spec| spec.training.epochs = 0, "/training/epochs");
     check(&|spec| spec.split.validation = 1.0, "/split/validation");
     check(&|spec| spec.network.dropout = f64::INFINITY, "/network/dropout");

@@ -12,6 +12,7 @@ use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
 use crate::jobs::messages::{INIT, Message, Order, Request, Task};
 use crate::jobs::process::{Ending, TrainerConfig, TrainerProcess};
+use crate::training::observer::Chosen;
 use crate::training::presets::presets;
 use crate::training::spec::TrainSpec;
 
@@ -161,6 +162,7 @@ impl Train {
                 match message {
                     Message::Progress(progress) => show(&bar, &progress),
                     Message::Epoch { epoch, .. } => bar.set_position(u64::from(epoch)),
+                    Message::Chosen(Chosen { text, .. }) => bar.suspend(|| eprintln!("{text}")),
                     Message::Warning { text } => bar.suspend(|| eprintln!("warning: {text}")),
                     Message::Checkpoint { file, .. } => {
                         let _ = process.take_file(&file).await;

@@ -12,12 +12,15 @@ pub struct Lines {
     /// What prepared values are held between; infinite where they are not.
     lows: Vec<f32>,
     highs: Vec<f32>,
+    /// Whether all columns are left as they are.
+    are_plain: bool,
 }
 
 impl Lines {
     /// Of a preparation; `None` where a column is treated otherwise.
     pub fn of(preparation: &Preparation) -> Option<Self> {
-        let mut lines = Self { shifts: Vec::new(), scales: Vec::new(), lows: Vec::new(), highs: Vec::new() };
+        let mut lines =
+            Self { shifts: Vec::new(), scales: Vec::new(), lows: Vec::new(), highs: Vec::new(), are_plain: true };
         for treatment in &preparation.columns {
             let Treatment::Linear { shift, scale, unit } = treatment else { return None };
             let (low, high) = if *unit { (0.0, 1.0) } else { (f32::NEG_INFINITY, f32::INFINITY) };
@@ -25,8 +28,14 @@ impl Lines {
             lines.scales.push(*scale);
             lines.lows.push(low);
             lines.highs.push(high);
+            lines.are_plain &= *shift == 0.0 && *scale == 1.0 && !unit;
         }
         Some(lines)
+    }
+
+    /// Whether rows are prepared as they are.
+    pub fn are_plain(&self) -> bool {
+        self.are_plain
     }
 
     /// Appends what rows, one after the other, become. A missing value stays NaN.
@@ -68,6 +77,10 @@ mod tests {
         rows.chunks(3).for_each(|row| preparation.apply(row.iter().copied(), &mut one));
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&all), bits(&one));
+        assert!(
+            !lines.are_plain()
+                && Lines::of(&Preparation { columns: vec![linear(0.0, 1.0, false)] }).unwrap().are_plain()
+        );
         let restored = preparation.undo(&all);
         lines.restore(&mut all);
         assert_eq!(bits(&all), bits(&restored));

@@ -283,7 +283,10 @@ async fn train(
         StoreError::Refused(Refusal { code: Code::NotFound, .. }) => unknown_dataset(spec.dataset).into(),
         other => ApiError::from(other),
     })?;
-    let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
+    let mut resolved = spec.resolve(&dataset.schema, dataset.rows)?;
+    if spec.training.batch_size.is_none() {
+        app.jobs.fit_batch(&mut resolved, &dataset.schema, &options)?;
+    }
     if query.dry_run {
         let estimate = app.jobs.estimate(resolved.clone(), &dataset, &options).await?;
         return Ok(Asked::Estimate(Box::new(EstimateView::new(resolved, options, estimate))));

@@ -23,6 +23,8 @@ const TIMED: Duration = Duration::from_millis(1_000);
 const LOOK_MOST: Duration = Duration::from_secs(20);
 /// Batches that are tried to find one that fits, each half of the one before.
 const TRIES: u32 = 8;
+/// Batches that the program chooses have no fewer rows for want of memory.
+const LEAST_CHOSEN: u64 = 8;
 const MIB: u64 = 1 << 20;
 
 /// What a job would take.
@@ -86,6 +88,25 @@ impl Jobs {
         };
         let detail = format!("is {}, which {all}; {advice}", needs.batch_rows);
         Err(Refusal::at(Code::OutOfMemory, "/training/batch_size", "too_large", detail))
+    }
+
+    /// Halves the batch of a job whose size is left to the program until it is expected to have the memory it needs.
+    ///
+    /// # Errors
+    /// Its device is not there.
+    pub fn fit_batch(&self, spec: &mut TrainSpec, schema: &Schema, options: &RunOptions) -> Result<(), Refusal> {
+        if self.devices().choose(spec.training.device)?.is_cuda() {
+            return Ok(());
+        }
+        let limit = options.memory_bytes(self.config().trainer.memory_bytes);
+        let most = limit.into_iter().chain(machine_bytes()).min().unwrap_or(u64::MAX);
+        let needs = Needs::of(spec, schema);
+        let mut rows = needs.batch_rows;
+        while rows > LEAST_CHOSEN && needs.expected(rows).peak() > most {
+            rows /= 2;
+        }
+        spec.training.batch_size = u32::try_from(rows).ok();
+        Ok(())
     }
 
     /// What a job with a resolved spec would take. Nothing of it is kept.

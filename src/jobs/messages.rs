@@ -11,7 +11,7 @@ use crate::domain::refusal::Refusal;
 use crate::store::Store;
 use crate::store::datasets::Dataset;
 use crate::training::inference::InferenceSpec;
-use crate::training::observer::Started;
+use crate::training::observer::{Chosen, Started};
 use crate::training::probe::Probed;
 use crate::training::spec::TrainSpec;
 
@@ -158,6 +158,8 @@ pub enum Message {
         /// The description of the answers in the shared directory.
         file: String,
     },
+    /// Something was left to the program, and is settled.
+    Chosen(Chosen),
     /// Something that a person should know.
     Warning {
         /// What.

@@ -260,6 +260,7 @@ impl Observer for Reporter {
                     Err(error) => eprintln!("a checkpoint could not be written: {error}"),
                 }
             }
+            Report::Chosen(chosen) => send(&Message::Chosen(chosen)),
             Report::Warning(text) => send(&Message::Warning { text }),
         }
     }

@@ -21,6 +21,7 @@ use crate::domain::refusal::{Code, Refusal};
 use crate::store::StoreError;
 use crate::store::checkpoints::CheckpointRecord;
 use crate::store::jobs::{EpochRecord, Interruption, Job, Lease};
+use crate::training::observer::Chosen;
 
 /// An idle worker looks at the queue this often, in case it missed a call.
 const IDLE: Duration = Duration::from_secs(2);
@@ -339,6 +340,12 @@ impl Drive<'_> {
                         let size = data.len();
                         self.log.note(format!("Checkpoint after epoch {epoch}, step {step}: {size} bytes stored."));
                     }
+                }
+                Message::Chosen(Chosen { learning_rate, text, curve }) => {
+                    self.log.note(text.as_str());
+                    let data = json!({"message": text, "learning_rate": learning_rate, "curve": curve});
+                    self.shared.store.record_event(self.lease, "chosen", &data).await?;
+                    self.shared.feed.announce(self.lease.job);
                 }
                 Message::Warning { text } => {
                     self.record(None).await?;

@@ -1,5 +1,6 @@
 //! A trained model as one file: weights, and everything that is needed to use them on rows in the user's own units.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -362,7 +363,7 @@ impl TrainedModel {
     pub fn decode(&self, codes: &[f32], with_spread: bool) -> (Vec<f32>, Option<Vec<f32>>) {
         let _guard = tch::no_grad_guard();
         let (rows, spread) = self.blocks.through(codes, self.latent(), |codes| {
-            let z = self.padded(codes.to_vec(), self.latent());
+            let z = self.padded(Cow::Borrowed(codes), self.latent());
             let spread = with_spread.then(|| self.network().spread(&z));
             (self.network().decode(&z), spread)
         });
@@ -539,7 +540,7 @@ impl TrainedModel {
         let slots = contributions.then_some(&slots[..]);
         if samples > 0 {
             // The draws are for these rows and no others.
-            let x = self.tensor(self.prepared_values(rows));
+            let x = self.tensor(&self.prepared_values(rows));
             return Scores::of(self.network(), &x, slots, Some((samples, &noise)));
         }
         let mut whole = Scores::default();
@@ -578,7 +579,7 @@ impl TrainedModel {
 
     /// Prepared rows `[rows, width]` of rows of which some values are missing, NaN where they are.
     pub(super) fn with_missing(&self, rows: &[f32]) -> Tensor {
-        self.tensor(self.with_gaps(rows))
+        self.tensor(&self.with_gaps(rows))
     }
 
     /// Width of the rows that come.
@@ -596,30 +597,33 @@ impl TrainedModel {
     }
 
     /// Prepared rows. A network that was trained without gaps sees an unknown level as none of its levels.
-    fn prepared_values(&self, rows: &[f32]) -> Vec<f32> {
+    fn prepared_values<'a>(&self, rows: &'a [f32]) -> Cow<'a, [f32]> {
         let mut prepared = self.with_gaps(rows);
         // This loop has no way out, so that it is done in vector instructions.
         let strange = |strange: bool, value: &f32| strange | !value.is_finite();
         if !self.header.gaps && prepared.iter().fold(false, strange) {
             let ordinary = |value: f32| if value.is_nan() { 0.0 } else { value.clamp(f32::MIN, f32::MAX) };
-            prepared.iter_mut().for_each(|value| *value = ordinary(*value));
+            prepared.to_mut().iter_mut().for_each(|value| *value = ordinary(*value));
         }
         prepared
     }
 
-    fn padded(&self, mut rows: Vec<f32>, width: usize) -> Tensor {
-        rows.resize(self.blocks.padded(rows.len() / width) * width, 0.0);
+    fn padded(&self, mut rows: Cow<'_, [f32]>, width: usize) -> Tensor {
+        let whole = self.blocks.padded(rows.len() / width) * width;
+        if rows.len() < whole {
+            rows.to_mut().resize(whole, 0.0);
+        }
         Tensor::from_slice(&rows).view([-1, width as i64]).to_device(self.device())
     }
 
-    fn tensor(&self, prepared: Vec<f32>) -> Tensor {
+    fn tensor(&self, prepared: &[f32]) -> Tensor {
         let width = self.header.preparation.prepared_width() as i64;
-        Tensor::from_slice(&prepared).view([-1, width]).to_device(self.device())
+        Tensor::from_slice(prepared).view([-1, width]).to_device(self.device())
     }
 
-    fn with_gaps(&self, rows: &[f32]) -> Vec<f32> {
-        if self.units.prepared_in {
-            return rows.to_vec();
+    fn with_gaps<'a>(&self, rows: &'a [f32]) -> Cow<'a, [f32]> {
+        if self.units.prepared_in || self.lines.as_ref().is_some_and(|lines| lines.are_plain()) {
+            return Cow::Borrowed(rows);
         }
         let preparation = &self.header.preparation;
         let count = self.blocks.padded(rows.len() / self.width());
@@ -630,12 +634,13 @@ impl TrainedModel {
                 .chunks_exact(preparation.width())
                 .for_each(|row| preparation.apply(row.iter().copied(), &mut prepared)),
         }
-        prepared
+        Cow::Owned(prepared)
     }
 
     pub(super) fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {
         match &self.lines {
             _ if self.units.prepared_out => rows,
+            Some(lines) if lines.are_plain() => rows,
             Some(lines) => {
                 lines.restore(&mut rows);
                 rows

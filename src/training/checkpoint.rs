@@ -46,6 +46,9 @@ pub struct RunState {
     /// The size of the loss of the first step.
     #[serde(default)]
     pub first_loss: Option<f64>,
+    /// The learning rate, where it was found by a range test.
+    #[serde(default)]
+    pub chosen_rate: Option<f64>,
     /// What must be equal for the bytes to be equal.
     pub fingerprint: Fingerprint,
 }
@@ -60,6 +63,7 @@ impl RunState {
             best: Best::default(),
             plateau: Plateau::default(),
             first_loss: None,
+            chosen_rate: None,
             fingerprint: Fingerprint::here(device),
         }
     }
@@ -147,6 +151,7 @@ mod tests {
                 sums,
                 best: Best { epoch: 3, loss: Some(0.1_f64.sqrt()), stale: 1 },
                 plateau: Plateau::default(),
+                chosen_rate: Some(0.02),
                 first_loss: Some(0.1 + 0.7),
                 fingerprint: Fingerprint::here(Device::Cpu),
             },

@@ -25,6 +25,8 @@ pub mod optimizer;
 pub mod presets;
 pub mod pretraining;
 pub mod probe;
+mod range_test;
+pub mod rate;
 pub mod schedule;
 pub mod scored;
 pub mod scoring;
@@ -179,6 +181,10 @@ struct Run<'a> {
     first_loss: Option<f64>,
     best: Best,
     best_weights: Option<Snapshot>,
+    /// The learning rate, where it was found by a range test.
+    chosen_rate: Option<f64>,
+    /// Whether steps are only tried.
+    trying: bool,
     last_checkpoint: Instant,
     speed: Speed,
 }
@@ -235,15 +241,19 @@ impl<'a> Run<'a> {
             train_rows: split.train.len() as u64,
             validation_rows: split.validation.len() as u64,
             test_rows: split.test.len() as u64,
+            batch_size: batch_size(spec) as u32,
             device: device::device_name(device).to_owned(),
             from_epoch: state.epoch,
             from_step: state.step,
         }));
-        let RunState { epoch, step, sums, best, plateau, first_loss, .. } = state;
+        let RunState { epoch, step, sums, best, plateau, first_loss, chosen_rate, .. } = state;
+        if let Some(rate) = chosen_rate {
+            optimizer.set_lr(rate);
+        }
         let (last_checkpoint, speed) = (Instant::now(), Speed::new());
         let epoch_batches = batches::cut(&split.train, batch_size(spec)).len() as u64;
         let steps = epoch_batches.div_ceil(u64::from(spec.training.accumulate));
-        Ok(Self {
+        let mut run = Self {
             spec,
             device,
             batches,
@@ -262,9 +272,15 @@ impl<'a> Run<'a> {
             first_loss,
             best,
             best_weights,
+            chosen_rate,
+            trying: false,
             last_checkpoint,
             speed,
-        })
+        };
+        if (run.epoch, run.step, run.chosen_rate) == (0, 0, None) {
+            run.find_rate(observer);
+        }
+        Ok(run)
     }
 
     /// Whether as many steps were done as the job allows.
@@ -401,6 +417,9 @@ impl<'a> Run<'a> {
     /// The share of the learning rate in a step of the epoch under way. Layers that are trained by themselves have all of it.
     fn share(&self, step: u64) -> f64 {
         let spec = &self.spec.training;
+        if self.trying {
+            return 1.0;
+        }
         let Some(done) = self.epoch.checked_sub(self.spec.pretraining_epochs()) else { return 1.0 };
         let before = u64::from(self.spec.pretraining_epochs()) * self.steps;
         let most = spec.max_steps.map_or(u64::MAX, |most| most.saturating_sub(before).max(1));
@@ -561,6 +580,7 @@ impl<'a> Run<'a> {
                 best: self.best.clone(),
                 plateau: self.plateau.clone(),
                 first_loss: self.first_loss,
+                chosen_rate: self.chosen_rate,
                 fingerprint: Fingerprint::here(self.device),
             },
             current: self.built.parameters.snapshot(),

@@ -34,8 +34,21 @@ pub enum Report<'a> {
     },
     /// The run can go on from here.
     Checkpoint(&'a Checkpoint),
+    /// Something was left to the program, and is settled.
+    Chosen(Chosen),
     /// Something that a person should know.
     Warning(String),
+}
+
+/// What a range test found.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Chosen {
+    /// The learning rate of the job.
+    pub learning_rate: f64,
+    /// Why, for a person.
+    pub text: String,
+    /// Rates and the smoothed losses of the steps that had them.
+    pub curve: Vec<[f64; 2]>,
 }
 
 /// How a run began.
@@ -49,6 +62,8 @@ pub struct Started {
     pub validation_rows: u64,
     /// Rows that are kept for the end.
     pub test_rows: u64,
+    /// Rows in one batch.
+    pub batch_size: u32,
     /// `cpu` or `cuda`.
     pub device: String,
     /// The epoch it goes on from; 0 for a fresh start.

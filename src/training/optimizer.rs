@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use utoipa::ToSchema;
 
+use super::rate::LearningRate;
 use super::schedule::{ScheduleSpec, Warmup};
 use super::update_rules::{self, Stretch};
 use crate::domain::refusal::Faults;
@@ -29,6 +30,15 @@ pub enum OptimizerKind {
 }
 
 impl OptimizerKind {
+    /// The learning rate where nothing else is said.
+    pub fn usual_rate(self) -> f64 {
+        match self {
+            Self::Adam | Self::Adamw | Self::Rmsprop => 1e-3,
+            Self::Sgd => 1e-2,
+            Self::Lion => 1e-4,
+        }
+    }
+
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,10 +58,9 @@ impl OptimizerKind {
 pub struct OptimizerSpec {
     /// Which optimizer.
     pub kind: OptimizerKind,
-    /// Learning rate. Left out: 0.001, of `sgd` 0.01, of `lion` 0.0001.
+    /// Learning rate. Left out: 0.001, of `sgd` 0.01, of `lion` 0.0001. With `auto` it is found by a range test.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(exclusive_minimum = 0.0, maximum = 100.0)]
-    pub lr: Option<f64>,
+    pub lr: Option<LearningRate>,
     /// How the learning rate goes over the steps.
     pub schedule: ScheduleSpec,
     /// How long the learning rate rises in a straight line at the beginning. Not at all when it is left out.
@@ -91,7 +100,12 @@ impl OptimizerSpec {
         let below_one = 0.0..=1.0 - f64::EPSILON;
         let nesterov = self.nesterov.map(|nesterov| f64::from(u8::from(nesterov)));
         let settings: [(&str, Option<f64>, _, &[OptimizerKind]); 7] = [
-            ("lr", self.lr, f64::MIN_POSITIVE..=100.0, &[Sgd, Adam, Adamw, Rmsprop, Lion]),
+            (
+                "lr",
+                self.lr.and_then(LearningRate::number),
+                f64::MIN_POSITIVE..=100.0,
+                &[Sgd, Adam, Adamw, Rmsprop, Lion],
+            ),
             ("momentum", self.momentum, below_one.clone(), &[Sgd, Rmsprop]),
             ("nesterov", nesterov, 0.0..=1.0, &[Sgd]),
             ("beta1", self.beta1, below_one.clone(), &[Adam, Adamw, Lion]),
@@ -128,11 +142,7 @@ impl OptimizerSpec {
             }
         };
         let kind = self.kind;
-        self.lr.get_or_insert(match kind {
-            Adam | Adamw | Rmsprop => 1e-3,
-            Sgd => 1e-2,
-            Lion => 1e-4,
-        });
+        self.lr.get_or_insert(LearningRate::Set(kind.usual_rate()));
         fill(&mut self.momentum, matches!(kind, Sgd | Rmsprop), if kind == Sgd { 0.9 } else { 0.0 });
         fill(&mut self.beta1, matches!(kind, Adam | Adamw | Lion), 0.9);
         fill(&mut self.beta2, kind != Sgd, if matches!(kind, Adam | Adamw) { 0.999 } else { 0.99 });
@@ -164,7 +174,7 @@ impl Rule {
         spec.settle();
         Self {
             kind: spec.kind,
-            lr: spec.lr.unwrap_or(0.0),
+            lr: spec.lr.and_then(LearningRate::number).unwrap_or(spec.kind.usual_rate()),
             momentum: spec.momentum.unwrap_or(0.0),
             nesterov: spec.nesterov.unwrap_or(false),
             beta1: spec.beta1.unwrap_or(0.0),
@@ -222,6 +232,11 @@ impl Optimizer {
     /// The learning rate that schedules take shares of.
     pub fn lr(&self) -> f64 {
         self.rule.lr
+    }
+
+    /// Sets it.
+    pub fn set_lr(&mut self, lr: f64) {
+        self.rule.lr = lr;
     }
 
     /// Begins a step; each part of the parameters moves once in it at most.
@@ -385,7 +400,7 @@ mod tests {
             let given = |value| (kind != OptimizerKind::Sgd && kind != OptimizerKind::Lion).then_some(value);
             let spec = OptimizerSpec {
                 kind,
-                lr: Some(0.01),
+                lr: Some(LearningRate::Set(0.01)),
                 weight_decay: Some(0.0),
                 beta2: (kind == OptimizerKind::Rmsprop).then_some(0.0),
                 epsilon: given(1e-8),

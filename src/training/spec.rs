@@ -10,6 +10,7 @@ use super::artifact;
 use super::likelihoods;
 use super::optimizer::OptimizerSpec;
 use super::pretraining::PretrainingSpec;
+use super::rate;
 use super::stopping::EarlyStoppingSpec;
 use crate::data::dataset::Schema;
 use crate::data::preparation::ScalingSpec;
@@ -86,8 +87,9 @@ pub struct TrainingSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub max_steps: Option<u64>,
-    /// Rows in one step. Chosen by the number of rows when it is left out.
-    #[schema(minimum = 1, maximum = 65536)]
+    /// Rows in one step. By the number of rows, as far as memory has room, when it is left out or `auto`.
+    #[serde(deserialize_with = "rate::rows_or_auto")]
+    #[schema(schema_with = rate::rows_or_auto_schema)]
     pub batch_size: Option<u32>,
     /// Batches whose gradients make one step together, for steps of more rows than memory has room for.
     #[serde(skip_serializing_if = "is_one")]

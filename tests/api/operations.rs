@@ -7,7 +7,7 @@ use axum::http::Request;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Answer, TestApp, short_job, until};
+use crate::support::{Answer, TestApp, npy, short_job, until};
 
 fn long_job(dataset: &str) -> Value {
     let mut job = short_job(dataset);
@@ -246,5 +246,59 @@ async fn measured_memory_is_within_the_stated_factor_of_what_is_expected() {
         let factor = latente::training::memory::FACTOR;
         assert!((1.0 / factor..=factor).contains(&times), "{family}: {times} of {}", told["memory"]);
     }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_left_to_the_program_is_chosen_and_told() {
+    let app = TestApp::start().await;
+    let dataset = app.upload_digits(300).await;
+    let mut spec = short_job(&dataset);
+    spec["training"]["batch_size"] = json!("auto");
+    spec["training"]["optimizer"] = json!({"lr": "auto"});
+    let done = app.wait(&submit(&app, "", &spec).await).await;
+    assert_eq!((&done["status"], &done["spec"]["training"]["batch_size"]), (&json!("succeeded"), &json!(8)), "{done}");
+    let events = app.get(&format!("/v1/jobs/{}/events", done["id"].as_str().unwrap())).await.expect(200);
+    let event = |kind: &str| events["data"].as_array().unwrap().iter().find(|event| event["kind"] == kind).unwrap();
+    assert_eq!(event("started")["data"]["batch_size"], 8, "{events}");
+    let rate = event("chosen")["data"]["learning_rate"].as_f64().unwrap();
+    assert!((1e-5..1.0).contains(&rate) && event("chosen")["data"]["curve"].as_array().unwrap().len() > 5, "{events}");
+    let metrics = app.get(&format!("/v1/jobs/{}/metrics", done["id"].as_str().unwrap())).await.expect(200);
+    let curve = metrics["series"].as_array().unwrap().iter().find(|series| series["name"] == "train/learning_rate");
+    assert_eq!(curve.unwrap()["values"], json!([rate, rate, rate]));
+
+    for (value, pointer) in [(json!("fast"), "lr"), (json!(0), "lr"), (json!([1]), "lr")] {
+        spec["training"]["optimizer"] = json!({"lr": value});
+        app.post("/v1/jobs", &spec).await.refuses(422, "invalid_request", &[&format!("/training/optimizer/{pointer}")]);
+    }
+    spec["training"]["optimizer"] = json!({});
+    for value in [json!("large"), json!(1.5), json!(0), json!(-3), json!(1e9)] {
+        spec["training"]["batch_size"] = value;
+        app.post("/v1/jobs", &spec).await.refuses(422, "invalid_request", &["/training/batch_size"]);
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_left_to_the_program_has_room() {
+    let app = TestApp::start().await;
+    let values: Vec<f32> = (0..5_200 * 4).map(|number| (number % 17) as f32).collect();
+    let dataset = app.upload("", npy(5_200, 4, &values)).await["id"].clone();
+    let mut spec = json!({
+        "dataset": dataset,
+        "model": {"family": "vae", "settings": {"latent": 2, "samples": 100}},
+        "network": {"hidden": [512]},
+    });
+    let batch = async |query: &str, spec: &serde_json::Value| {
+        app.post(&format!("/v1/jobs?{query}"), spec).await.expect(202)["spec"]["training"]["batch_size"]
+            .as_u64()
+            .unwrap()
+    };
+    assert_eq!(batch("", &spec).await, 256);
+    let small = batch("max_memory_mib=512", &spec).await;
+    assert!((8..256).contains(&small) && small.is_power_of_two(), "{small}");
+    // Who says a number has it.
+    spec["training"] = json!({"batch_size": 256});
+    assert_eq!(batch("max_memory_mib=512", &spec).await, 256);
     app.stop().await;
 }

@@ -3,6 +3,7 @@
 use latente::domain::job::StopReason;
 use latente::models::ModelSpec;
 use latente::training::TrainError;
+use latente::training::rate::LearningRate;
 use latente::training::spec::{Precision, TrainSpec};
 use serde_json::json;
 
@@ -84,7 +85,7 @@ fn the_average_of_the_weights_is_what_is_measured_and_kept() {
         plain(&digits, |spec| {
             spec.training.ema = ema;
             spec.training.epochs = 40;
-            spec.training.optimizer.lr = Some(0.03);
+            spec.training.optimizer.lr = Some(LearningRate::Set(0.03));
             spec.training.batch_size = Some(8);
             spec.training.early_stopping.patience = 0;
         })
@@ -126,7 +127,7 @@ fn another_figure_than_the_loss_may_pick_the_epoch() {
     let by = |metric: &str| {
         digits.spec(ModelSpec::default_of("feed_forward").unwrap(), |spec| {
             spec.training.epochs = 12;
-            spec.training.optimizer.lr = Some(0.01);
+            spec.training.optimizer.lr = Some(LearningRate::Set(0.01));
             spec.training.early_stopping.metric = Some(metric.to_owned());
             spec.training.early_stopping.warmup_epochs = 2;
         })
@@ -165,4 +166,53 @@ fn settings_that_do_not_go_together_are_refused() {
         spec.network.dropout = 0.5;
     };
     assert_eq!(refused(&half), ["/training/precision"]);
+}
+
+#[test]
+fn a_rate_that_is_left_to_the_program_trains_about_as_well_as_the_best_of_several() {
+    let digits = Digits::read();
+    for family in ["autoencoder", "vae"] {
+        let run = |rate| {
+            let spec = digits.spec(ModelSpec::default_of(family).unwrap(), |spec| {
+                spec.training.optimizer.lr = Some(rate);
+                spec.training.epochs = 12;
+            });
+            let (_, watcher) = digits.finish(&spec);
+            let loss = |epoch: &(u32, Vec<(String, f64)>)| figure(&epoch.1, "validation/loss");
+            (watcher.epochs.iter().map(loss).fold(f64::MAX, f64::min), watcher.chosen)
+        };
+        let (auto, chosen) = run(LearningRate::Auto);
+        let chosen = chosen.unwrap();
+        assert!((3e-4..0.2).contains(&chosen.learning_rate) && chosen.curve.len() > 5, "{chosen:?}");
+        let rates = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+        let mut losses = rates.map(|rate| run(LearningRate::Set(rate)).0);
+        println!("{family}: {auto} at {} beside {losses:?}", chosen.learning_rate);
+        losses.sort_by(f64::total_cmp);
+        assert!(auto < losses[1], "{family}: {auto} at {} beside {losses:?}", chosen.learning_rate);
+    }
+}
+
+#[test]
+fn a_rate_that_was_found_is_kept_by_checkpoints_and_players_have_the_default() {
+    let digits = Digits::read();
+    let auto = |family| {
+        digits.spec(ModelSpec::default_of(family).unwrap(), |spec| {
+            spec.training.optimizer.lr = Some(LearningRate::Auto);
+            spec.training.ema = Some(0.9);
+            spec.training.optimizer.warmup = serde_json::from_value(json!({"steps": 5})).unwrap();
+        })
+    };
+    ends_as_if_never_stopped(&digits, &auto("denoising"), &[1, 5, 8]);
+    // Nothing of the trial is left: the same rate said outright ends with the same weights.
+    let (_, watcher) = digits.finish(&auto("denoising"));
+    let rate = watcher.chosen.unwrap().learning_rate;
+    let told = |rate| {
+        let mut spec = auto("denoising");
+        spec.training.optimizer.lr = Some(rate);
+        digits.finish(&spec).1.epochs
+    };
+    assert_eq!(told(LearningRate::Auto), told(LearningRate::Set(rate)));
+    let (_, watcher) = digits.finish(&auto("adversarial"));
+    let chosen = watcher.chosen.unwrap();
+    assert!(chosen.learning_rate == 1e-3 && chosen.text.contains("players"), "{chosen:?}");
 }

@@ -5,6 +5,7 @@ use latente::domain::treatment::Treatment;
 use latente::models::network::{Activation, Init, InitDistribution, NetworkKind};
 use latente::models::sampler::{SamplerKind, SamplerSpec};
 use latente::training::pretraining::PretrainingSpec;
+use latente::training::rate::LearningRate;
 use latente::training::spec::Binarize;
 
 fn conv() -> NetworkSpec {
@@ -119,7 +120,7 @@ impl Table {
         spec.network.hidden = Some(vec![24]);
         spec.training.epochs = 40;
         spec.training.batch_size = Some(32);
-        spec.training.optimizer.lr = Some(0.005);
+        spec.training.optimizer.lr = Some(LearningRate::Set(0.005));
         spec.likelihood = serde_json::from_value(json!({"kind": "auto", "columns": {
             "count": "poisson", "class": "categorical", "grade": "ordinal", "shade": "discretized_logistic"
         }}))

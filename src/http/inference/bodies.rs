@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use serde::de::DeserializeOwned;
 
-use super::held::{Head, Held};
+use super::held::{Floats, Head, Held};
 use super::prepared::Rows;
 use super::tables::{self, Brought};
 use super::{Asked, BODY, Place, QUERY, RowsBody, Wish};
@@ -130,7 +130,8 @@ async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, body: Body) -> Res
                 BodyForm::Npy => array(held)?,
                 BodyForm::F32 => plain(held, expected)?,
                 _ => {
-                    safetensors::matrix(&held.into_bytes(), expected.what, INFERENCE_VALUES).map_err(tables::refused)?
+                    let matrix = safetensors::matrix(&held.into_bytes(), expected.what, INFERENCE_VALUES);
+                    looked_at(matrix.map_err(tables::refused)?)
                 }
             };
             return Ok(checked(count, width, values, expected)?);
@@ -142,15 +143,21 @@ async fn matrix<B: PostedRows>(asked: &Asked, form: BodyForm, body: Body) -> Res
 }
 
 /// An NPY file.
-fn array(held: Held) -> Result<(usize, usize, Vec<f32>), ApiError> {
+fn array(held: Held) -> Result<(usize, usize, Floats), ApiError> {
     match npy::plain(held.head(), held.len(), INFERENCE_VALUES) {
         Some((count, width)) => Ok((count, width, held.into_floats())),
-        None => npy::matrix(&held.into_bytes(), INFERENCE_VALUES).map_err(tables::refused),
+        None => Ok(looked_at(npy::matrix(&held.into_bytes(), INFERENCE_VALUES).map_err(tables::refused)?)),
     }
 }
 
+/// A matrix that did not come as it is kept.
+fn looked_at((count, width, values): (usize, usize, Vec<f32>)) -> (usize, usize, Floats) {
+    let are_finite = values.iter().all(|value| value.is_finite());
+    (count, width, Floats { values, are_finite })
+}
+
 /// 32-bit floats and nothing else: of the width that the model takes.
-fn plain(held: Held, expected: Expected<'_>) -> Result<(usize, usize, Vec<f32>), Refusal> {
+fn plain(held: Held, expected: Expected<'_>) -> Result<(usize, usize, Floats), Refusal> {
     let Expected { what, width, .. } = expected;
     if held.len() == 0 || !held.len().is_multiple_of(4 * width) {
         let detail = format!(
@@ -160,12 +167,13 @@ fn plain(held: Held, expected: Expected<'_>) -> Result<(usize, usize, Vec<f32>),
         );
         return Err(Refusal::at(Code::InvalidRequest, "/", "wrong_length", detail));
     }
-    let values = held.into_floats();
-    Ok((values.len() / width, width, values))
+    let floats = held.into_floats();
+    Ok((floats.values.len() / width, width, floats))
 }
 
 /// A matrix of as many rows or codes as are allowed, and no value among them that is not.
-fn checked(count: usize, found: usize, values: Vec<f32>, expected: Expected<'_>) -> Result<Vec<f32>, Refusal> {
+fn checked(count: usize, found: usize, floats: Floats, expected: Expected<'_>) -> Result<Vec<f32>, Refusal> {
+    let Floats { values, are_finite } = floats;
     let Expected { what, width, columns, missing } = expected;
     if found != width || count > INFERENCE_ROWS {
         let detail = format!("is {count} x {found}; allowed are 1 to {INFERENCE_ROWS} {what} of {width}");
@@ -173,8 +181,7 @@ fn checked(count: usize, found: usize, values: Vec<f32>, expected: Expected<'_>)
     }
     let mut faults = Faults::new();
     let place = |position: usize| format!("/{what}/{}/{}", position / width, position % width);
-    // This loop has no way out, so that it is done in vector instructions.
-    if values.iter().fold(false, |found, value| found | !value.is_finite()) {
+    if !are_finite {
         for (position, value) in values.iter().enumerate() {
             if value.is_infinite() {
                 faults.push(place(position), "out_of_range", BEYOND);

@@ -8,6 +8,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::{Asked, ModelInPath, Place, QUERY, Wish, answers, references};
 use crate::domain::id::ModelId;
@@ -117,7 +118,7 @@ impl IntoResponses for DecodedView<'_> {
     get,
     path = "/v1/models/{id}/decode",
     tag = "inference",
-    params(ModelInPath, DecodeQuery),
+    params(ModelInPath, Patience, DecodeQuery),
     responses(DecodedView, Problem)
 )]
 pub async fn get_decode(
@@ -134,7 +135,7 @@ pub async fn get_decode(
 
 /// Decode codes: one row a code, in the user's units.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/decode", tag = "inference", params(ModelInPath, DecodeOptions),
+    post, path = "/v1/models/{id}/decode", tag = "inference", params(ModelInPath, Patience, DecodeOptions),
     request_body(content((CodesBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(DecodedView, Problem)
 )]

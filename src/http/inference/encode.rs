@@ -8,6 +8,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, posted};
+use super::patience::Patience;
 use super::prepared::Rows;
 use super::{Asked, FormQuery, ModelInPath, RowsBody, RowsQuery, answers};
 use crate::domain::id::ModelId;
@@ -41,7 +42,7 @@ impl IntoResponses for CodesView<'_> {
     get,
     path = "/v1/models/{id}/encode",
     tag = "inference",
-    params(ModelInPath, RowsQuery),
+    params(ModelInPath, Patience, RowsQuery),
     responses(CodesView, Problem)
 )]
 pub async fn get_encode(
@@ -57,7 +58,7 @@ pub async fn get_encode(
 
 /// Encode rows: one code a row, with its spread where the encoder is stochastic.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/encode", tag = "inference", params(ModelInPath, FormQuery),
+    post, path = "/v1/models/{id}/encode", tag = "inference", params(ModelInPath, Patience, FormQuery),
     request_body(content((RowsBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(CodesView, Problem)
 )]

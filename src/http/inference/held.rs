@@ -3,7 +3,7 @@
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
 
-use crate::data::rows::{floats, little_endian};
+use crate::data::rows::little_endian;
 use crate::http::error::ApiError;
 use crate::http::extract::{BODY_IDLE, cut_short, too_large, too_slow};
 
@@ -21,12 +21,21 @@ pub(super) struct Held {
     words: Vec<f32>,
     /// Bytes that are no whole number yet.
     rest: Vec<u8>,
+    /// Whether one of the numbers is NaN or infinite: seen while they are at hand, which costs less than to fetch all of them again.
+    strange: bool,
+}
+
+/// The numbers of a body.
+pub(super) struct Floats {
+    pub values: Vec<f32>,
+    /// Whether all of them are finite.
+    pub are_finite: bool,
 }
 
 impl Held {
     fn new(head_bytes: Head, bytes: usize) -> Self {
         let words = Vec::with_capacity(bytes / 4 + 1);
-        Self { head_bytes, head: Vec::new(), known: None, words, rest: Vec::new() }
+        Self { head_bytes, head: Vec::new(), known: None, words, rest: Vec::new(), strange: false }
     }
 
     /// Reads a body of at most `most` bytes.
@@ -68,9 +77,8 @@ impl Held {
         let known = self.known.unwrap_or(0);
         if self.head.len() > known {
             self.rest = self.head.split_off(known);
-            let (words, rest) = self.rest.as_chunks();
-            self.words.extend(words.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-            self.rest = rest.to_vec();
+            let rest = std::mem::take(&mut self.rest);
+            self.rest = self.extend(&rest);
         }
         if !self.rest.is_empty() {
             let (first, others) = data.split_at(data.len().min(4 - self.rest.len()));
@@ -79,11 +87,20 @@ impl Held {
             if self.rest.len() < 4 {
                 return;
             }
-            self.words.extend(floats(&self.rest));
+            let rest = std::mem::take(&mut self.rest);
+            self.extend(&rest);
         }
-        let (words, rest) = data.as_chunks();
+        self.rest = self.extend(data);
+    }
+
+    /// Appends the numbers of bytes; gives those at the end that are no whole number.
+    fn extend(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let (words, rest) = bytes.as_chunks();
+        let from = self.words.len();
         self.words.extend(words.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-        self.rest = rest.to_vec();
+        // This loop has no way out, so that it is done in vector instructions.
+        self.strange |= self.words[from..].iter().fold(false, |found, value| found | !value.is_finite());
+        rest.to_vec()
     }
 
     /// What stands before the numbers.
@@ -102,8 +119,8 @@ impl Held {
     }
 
     /// The numbers.
-    pub fn into_floats(self) -> Vec<f32> {
-        self.words
+    pub fn into_floats(self) -> Floats {
+        Floats { values: self.words, are_finite: !self.strange }
     }
 }
 
@@ -131,7 +148,16 @@ mod tests {
                     (bytes.len(), length, bytes.clone())
                 );
                 let found = held().into_floats();
-                assert_eq!(found[found.len() - 50..], values, "{length} {size}");
+                assert_eq!(found.values[found.values.len() - 50..], values, "{length} {size}");
+                assert!(found.are_finite || length == 0, "{length} {size}");
+            }
+        }
+        for strange in [f32::NAN, f32::INFINITY] {
+            let bytes = little_endian(&[1.0, strange]).into_owned();
+            for size in 1..8 {
+                let mut held = Held::new(|_| Some(0), 8);
+                bytes.chunks(size).for_each(|piece| held.append(piece));
+                assert!(!held.into_floats().are_finite, "{strange} {size}");
             }
         }
         let mut short = Held::new(head, 0);

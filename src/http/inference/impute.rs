@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::answers::{RowsView, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::references::Reference;
 use super::{Asked, ModelInPath, Place, QUERY, Wish, require_passes};
@@ -127,7 +128,7 @@ impl PostedRows for ImputeBody {
     get,
     path = "/v1/models/{id}/impute",
     tag = "inference",
-    params(ModelInPath, ImputeQuery),
+    params(ModelInPath, Patience, ImputeQuery),
     responses(RowsView, Problem)
 )]
 pub async fn get_impute(
@@ -144,7 +145,7 @@ pub async fn get_impute(
 
 /// Fill the gaps of rows: values that are known come back as they are.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/impute", tag = "inference", params(ModelInPath, ImputeOptions),
+    post, path = "/v1/models/{id}/impute", tag = "inference", params(ModelInPath, Patience, ImputeOptions),
     request_body(content((ImputeBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(RowsView, Problem)
 )]

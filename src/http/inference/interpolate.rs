@@ -8,6 +8,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{self, Missing, Posted, PostedRows, json_body, posted};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::references::{self, Reference};
 use super::{Asked, BODY, ModelInPath, Place, QUERY, RowsBody, Wish, answers};
@@ -162,7 +163,7 @@ impl IntoResponses for WayView<'_> {
     get,
     path = "/v1/models/{id}/interpolate",
     tag = "inference",
-    params(ModelInPath, InterpolateQuery),
+    params(ModelInPath, Patience, InterpolateQuery),
     responses(WayView, Problem)
 )]
 pub async fn get_interpolate(
@@ -187,7 +188,7 @@ pub async fn get_interpolate(
 
 /// Go from row to row, or from code to code: the rows whose codes lie evenly between those of each and the next.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/interpolate", tag = "inference", params(ModelInPath, InterpolateOptions),
+    post, path = "/v1/models/{id}/interpolate", tag = "inference", params(ModelInPath, Patience, InterpolateOptions),
     request_body(content((InterpolateBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(WayView, Problem)
 )]

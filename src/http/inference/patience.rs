@@ -4,6 +4,20 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use tokio::time::Instant;
+use utoipa::IntoParams;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+
+/// The header, for the API document.
+pub(super) struct Patience;
+
+impl IntoParams for Patience {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let prefer = ParameterBuilder::new().name("Prefer").parameter_in(ParameterIn::Header).required(Required::False);
+        let text = "`wait=5`: the caller waits five seconds for its answer and no longer (RFC 7240)";
+        vec![prefer.description(Some(text)).schema(Some(<String as utoipa::PartialSchema>::schema())).build()]
+    }
+}
 
 /// A day; who waits longer waits as long as it takes.
 const LONGEST: u64 = 86_400;

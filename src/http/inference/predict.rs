@@ -8,6 +8,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, posted};
+use super::patience::Patience;
 use super::prepared::Rows;
 use super::{Asked, FormQuery, ModelInPath, RowsBody, RowsQuery, answers};
 use crate::domain::id::ModelId;
@@ -45,7 +46,7 @@ impl IntoResponses for PredictionsView<'_> {
     get,
     path = "/v1/models/{id}/predict",
     tag = "inference",
-    params(ModelInPath, RowsQuery),
+    params(ModelInPath, Patience, RowsQuery),
     responses(PredictionsView, Problem)
 )]
 pub async fn get_predict(
@@ -61,7 +62,7 @@ pub async fn get_predict(
 
 /// Tell the labels of rows, for models that learned them: a value for each label column, and how uncertain it is.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/predict", tag = "inference", params(ModelInPath, FormQuery),
+    post, path = "/v1/models/{id}/predict", tag = "inference", params(ModelInPath, Patience, FormQuery),
     request_body(content((RowsBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(PredictionsView, Problem)
 )]

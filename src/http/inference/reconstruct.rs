@@ -8,6 +8,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::references::Reference;
 use super::{Asked, ModelInPath, Place, QUERY, Wish, answers};
@@ -108,7 +109,7 @@ impl IntoResponses for ReconstructionView<'_> {
     get,
     path = "/v1/models/{id}/reconstruct",
     tag = "inference",
-    params(ModelInPath, ReconstructQuery),
+    params(ModelInPath, Patience, ReconstructQuery),
     responses(ReconstructionView, Problem)
 )]
 pub async fn get_reconstruct(
@@ -125,7 +126,7 @@ pub async fn get_reconstruct(
 
 /// Send rows through the code and back: what the model makes of them, and the mean squared error of each in prepared units.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/reconstruct", tag = "inference", params(ModelInPath, ReconstructOptions),
+    post, path = "/v1/models/{id}/reconstruct", tag = "inference", params(ModelInPath, Patience, ReconstructOptions),
     request_body(content((ReconstructBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(ReconstructionView, Problem)
 )]

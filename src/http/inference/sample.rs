@@ -8,6 +8,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{PostedRows, given_row, json_body};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, RowsBody, Wish, answers, require_passes};
 use crate::domain::id::ModelId;
@@ -112,7 +113,7 @@ impl IntoResponses for SampledView<'_> {
     get,
     path = "/v1/models/{id}/sample",
     tag = "inference",
-    params(ModelInPath, SampleQuery),
+    params(ModelInPath, Patience, SampleQuery),
     responses(SampledView, Problem)
 )]
 pub async fn get_sample(
@@ -132,7 +133,7 @@ pub async fn get_sample(
 
 /// Draw new rows; with `given` only such as have those values.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/sample", tag = "inference", params(ModelInPath, FormQuery),
+    post, path = "/v1/models/{id}/sample", tag = "inference", params(ModelInPath, Patience, FormQuery),
     request_body = SampleSpec, responses(SampledView, Problem)
 )]
 pub async fn post_sample(

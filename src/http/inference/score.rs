@@ -8,6 +8,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Heads, Sheet};
 use super::bodies::{Missing, Posted, PostedRows, posted};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::references::Reference;
 use super::{Asked, ModelInPath, Place, QUERY, Wish, answers, require_passes};
@@ -222,7 +223,7 @@ impl IntoResponses for ScoresView<'_> {
     get,
     path = "/v1/models/{id}/score",
     tag = "inference",
-    params(ModelInPath, ScoreQuery),
+    params(ModelInPath, Patience, ScoreQuery),
     responses(ScoresView, Problem)
 )]
 pub async fn get_score(
@@ -241,7 +242,7 @@ pub async fn get_score(
 /// Tell how strange rows are: what going through the code loses, of families with a density log p(x), and what share of
 /// ordinary rows is less strange.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/score", tag = "inference", params(ModelInPath, ScoreOptions),
+    post, path = "/v1/models/{id}/score", tag = "inference", params(ModelInPath, Patience, ScoreOptions),
     request_body(content((ScoreBody = "application/json"), (Vec<u8> = "application/x-npy"))),
     responses(ScoresView, Problem)
 )]

@@ -8,6 +8,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::answers::{Documented, Sheet};
 use super::bodies::{self, PostedRows, json_body};
+use super::patience::Patience;
 use super::prepared::{Prepared, Rows};
 use super::references::{self, Reference};
 use super::{Asked, BODY, FormQuery, ModelInPath, Place, QUERY, RowsBody, Wish, answers};
@@ -144,7 +145,7 @@ struct Way {
     get,
     path = "/v1/models/{id}/traverse",
     tag = "inference",
-    params(ModelInPath, TraverseQuery),
+    params(ModelInPath, Patience, TraverseQuery),
     responses(TraversalView, Problem)
 )]
 pub async fn get_traverse(
@@ -170,7 +171,7 @@ pub async fn get_traverse(
 
 /// Change one number of a code at a time: the rows that the model makes of it.
 #[utoipa::path(
-    post, path = "/v1/models/{id}/traverse", tag = "inference", params(ModelInPath, FormQuery),
+    post, path = "/v1/models/{id}/traverse", tag = "inference", params(ModelInPath, Patience, FormQuery),
     request_body = TraverseBody, responses(TraversalView, Problem)
 )]
 pub async fn post_traverse(
