@@ -38,8 +38,9 @@ impl Lines {
         self.are_plain
     }
 
-    /// Appends what rows, one after the other, become. A missing value stays NaN.
-    pub fn prepare(&self, rows: &[f32], prepared: &mut Vec<f32>) {
+    /// Appends what rows, one after the other, become; says whether all of that is finite. A missing value stays NaN.
+    pub fn prepare(&self, rows: &[f32], prepared: &mut Vec<f32>) -> bool {
+        let mut are_finite = true;
         for row in rows.chunks_exact(self.shifts.len()) {
             let figures = self.shifts.iter().zip(&self.scales).zip(self.lows.iter().zip(&self.highs));
             prepared.extend(row.iter().zip(figures).map(|(value, ((shift, scale), (low, high)))| {
@@ -48,7 +49,11 @@ impl Lines {
                 let scaled = if scaled < *low { *low } else { scaled };
                 if scaled > *high { *high } else { scaled }
             }));
+            // This loop has no way out, so that it is done in vector instructions, while the row is at hand.
+            let row = &prepared[prepared.len() - row.len()..];
+            are_finite &= row.iter().fold(true, |all, value| all & value.is_finite());
         }
+        are_finite
     }
 
     /// Turns prepared rows into those that they stand for.
@@ -73,7 +78,8 @@ mod tests {
         let lines = Lines::of(&preparation).unwrap();
         let rows = [0.3, 5.5, 17.0, -2.0, f32::NAN, 300.0, f32::NAN, 1e9, -0.0, 0.1, -7.0, 128.0];
         let (mut all, mut one) = (Vec::new(), Vec::new());
-        lines.prepare(&rows, &mut all);
+        assert!(!lines.prepare(&rows, &mut all), "two are missing");
+        assert!(lines.prepare(&[0.3, 5.5, 17.0], &mut Vec::new()));
         rows.chunks(3).for_each(|row| preparation.apply(row.iter().copied(), &mut one));
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&all), bits(&one));

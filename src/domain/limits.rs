@@ -192,3 +192,5 @@ pub const EVENT_STREAMS: usize = 1_000;
 pub const TRAINER_MESSAGE_BYTES: usize = 8 << 20;
 /// Models whose rows of the database are kept in memory.
 pub const RECENT_MODELS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).expect("it is not zero");
+/// Bytes of prepared rows that a job keeps on a GPU; those of a larger dataset go there batch by batch. Several jobs share a GPU.
+pub const RESIDENT_BYTES: u64 = 4 << 30;

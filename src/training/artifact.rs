@@ -579,7 +579,7 @@ impl TrainedModel {
 
     /// Prepared rows `[rows, width]` of rows of which some values are missing, NaN where they are.
     pub(super) fn with_missing(&self, rows: &[f32]) -> Tensor {
-        self.tensor(&self.with_gaps(rows))
+        self.tensor(&self.with_gaps(rows).0)
     }
 
     /// Width of the rows that come.
@@ -598,10 +598,8 @@ impl TrainedModel {
 
     /// Prepared rows. A network that was trained without gaps sees an unknown level as none of its levels.
     fn prepared_values<'a>(&self, rows: &'a [f32]) -> Cow<'a, [f32]> {
-        let mut prepared = self.with_gaps(rows);
-        // This loop has no way out, so that it is done in vector instructions.
-        let strange = |strange: bool, value: &f32| strange | !value.is_finite();
-        if !self.header.gaps && prepared.iter().fold(false, strange) {
+        let (mut prepared, are_finite) = self.with_gaps(rows);
+        if !self.header.gaps && !are_finite {
             let ordinary = |value: f32| if value.is_nan() { 0.0 } else { value.clamp(f32::MIN, f32::MAX) };
             prepared.to_mut().iter_mut().for_each(|value| *value = ordinary(*value));
         }
@@ -621,20 +619,24 @@ impl TrainedModel {
         Tensor::from_slice(prepared).view([-1, width]).to_device(self.device())
     }
 
-    fn with_gaps<'a>(&self, rows: &'a [f32]) -> Cow<'a, [f32]> {
+    /// Prepared rows, and whether all of that is finite. Rows that are left as they are were looked at by whoever brings them.
+    fn with_gaps<'a>(&self, rows: &'a [f32]) -> (Cow<'a, [f32]>, bool) {
         if self.units.prepared_in || self.lines.as_ref().is_some_and(|lines| lines.are_plain()) {
-            return Cow::Borrowed(rows);
+            return (Cow::Borrowed(rows), true);
         }
         let preparation = &self.header.preparation;
         let count = self.blocks.padded(rows.len() / self.width());
         let mut prepared = Vec::with_capacity(count * preparation.prepared_width());
-        match &self.lines {
+        let are_finite = match &self.lines {
             Some(lines) => lines.prepare(rows, &mut prepared),
-            None => rows
-                .chunks_exact(preparation.width())
-                .for_each(|row| preparation.apply(row.iter().copied(), &mut prepared)),
-        }
-        Cow::Owned(prepared)
+            None => {
+                rows.chunks_exact(preparation.width())
+                    .for_each(|row| preparation.apply(row.iter().copied(), &mut prepared));
+                // This loop has no way out, so that it is done in vector instructions.
+                prepared.iter().fold(true, |all, value| all & value.is_finite())
+            }
+        };
+        (Cow::Owned(prepared), are_finite)
     }
 
     pub(super) fn restored(&self, mut rows: Vec<f32>) -> Vec<f32> {

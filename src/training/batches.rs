@@ -10,6 +10,7 @@ use super::spec::{Binarize, TrainSpec};
 use crate::data::dataset::Schema;
 use crate::data::preparation::{Linear, Preparation, ScalingSpec};
 use crate::data::rows::RowFile;
+use crate::domain::limits::RESIDENT_BYTES;
 use crate::models::noise::{Noise, Purpose, generator};
 use crate::models::parameters::values;
 
@@ -26,6 +27,8 @@ pub struct Batches<'a> {
     target: Preparation,
     binarize: Binarize,
     device: Device,
+    /// All rows, prepared, on the device: `[rows of the dataset, width]`. Absent where they are fetched batch by batch.
+    resident: Option<Tensor>,
 }
 
 /// Rows that are in memory at once while their mean is taken, and how many values they may have.
@@ -61,7 +64,7 @@ impl<'a> Batches<'a> {
         let kinds = labels.iter().zip(schema.label_columns());
         let kinds = kinds.map(|(_, column)| wanted(spec.target.kind_of(&column.name))).collect();
         let target = fit(ScalingSpec::Standard, &labels, kinds, false);
-        Self {
+        let batches = Self {
             rows,
             whole: features.len() == schema.kept().count(),
             features,
@@ -71,7 +74,19 @@ impl<'a> Batches<'a> {
             target,
             binarize: spec.training.binarize,
             device,
-        }
+            resident: None,
+        };
+        let bytes = (rows.len() as u64).saturating_mul(batches.preparation.prepared_width() as u64 * 4);
+        if device.is_cuda() && bytes <= RESIDENT_BYTES { batches.keep() } else { batches }
+    }
+
+    /// Puts all rows onto the device, so that a batch is picked there instead of being copied.
+    fn keep(mut self) -> Self {
+        let all: Vec<u32> = (0..self.rows.len() as u32).collect();
+        let width = self.preparation.prepared_width().max(1);
+        let blocks: Vec<Tensor> = all.chunks((MEAN_VALUES / width).max(64)).map(|block| self.tensor(block)).collect();
+        self.resident = Some(Tensor::cat(&blocks, 0));
+        self
     }
 
     /// The fitted preparation of features.
@@ -91,6 +106,10 @@ impl<'a> Batches<'a> {
 
     /// Prepared features of some rows, `[rows, width]`, NaN where one is missing.
     pub fn tensor(&self, indices: &[u32]) -> Tensor {
+        if let Some(rows) = &self.resident {
+            let places: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
+            return rows.index_select(0, &self.sent(&Tensor::from_slice(&places)));
+        }
         let width = self.preparation.prepared_width();
         let mut prepared = Vec::with_capacity(indices.len() * width);
         for index in indices {
@@ -143,7 +162,16 @@ impl<'a> Batches<'a> {
     }
 
     fn to_tensor(&self, prepared: &[f32], rows: usize, width: usize) -> Tensor {
-        Tensor::from_slice(prepared).view([rows as i64, width as i64]).to_device(self.device)
+        self.sent(&Tensor::from_slice(prepared).view([rows as i64, width as i64]))
+    }
+
+    /// A tensor on the device. To a GPU it goes from pinned memory, while this thread goes on; libtorch keeps that memory until
+    /// it has arrived.
+    fn sent(&self, tensor: &Tensor) -> Tensor {
+        match self.device {
+            Device::Cpu => tensor.shallow_clone(),
+            device => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
+        }
     }
 }
 
@@ -203,6 +231,35 @@ mod tests {
         let mut sorted = first;
         sorted.sort_unstable();
         assert_eq!(sorted, train);
+    }
+
+    #[test]
+    fn rows_that_are_kept_on_the_device_are_those_that_are_fetched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rows");
+        let values: Vec<f32> =
+            (0..300).map(|number| if number % 11 == 0 { f32::NAN } else { number as f32 * 0.7 }).collect();
+        std::fs::write(&path, crate::data::rows::little_endian(&values)).unwrap();
+        let rows = RowFile::open(&path, 3, 100).unwrap();
+        let columns = ["a", "b", "c"].map(|name| crate::data::dataset::Column::of_numbers(name));
+        let schema = Schema { columns: columns.to_vec(), image: None };
+        let spec: TrainSpec = serde_json::from_value(
+            serde_json::json!({"dataset": crate::domain::id::DatasetId::new(), "model": {"family": "vae"}}),
+        )
+        .unwrap();
+        let train: Vec<u32> = (0..80).collect();
+        let fit = || Batches::fit(&rows, &schema, &spec, &train, Device::Cpu);
+        let (fetched, kept) = (fit(), fit().keep());
+        assert!(fetched.resident.is_none() && kept.resident.is_some());
+        for indices in [&[7_u32, 99, 0, 7][..], &train] {
+            let bits = |batches: &Batches<'_>| values_of(&batches.tensor(indices));
+            assert_eq!(bits(&fetched), bits(&kept));
+        }
+        assert_eq!(fetched.means(&train), kept.means(&train));
+    }
+
+    fn values_of(tensor: &Tensor) -> Vec<u32> {
+        values(tensor).into_iter().map(f32::to_bits).collect()
     }
 
     #[test]

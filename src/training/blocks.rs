@@ -15,8 +15,10 @@ use crate::models::parameters::values;
 
 /// Blocks have a multiple of so many rows, or of half of that.
 const STEP: usize = 32;
-/// The most rows of a block.
-const ROWS: usize = 256;
+/// The most rows of a block, and of one that goes through convolutions, whose layers hold many numbers of each row. A matrix
+/// product packs the weights anew for each block, so these are not smaller than the cache asks for.
+const ROWS: usize = 1_024;
+const CONV_ROWS: usize = 256;
 /// Numbers in the rows of a block, as far as that leaves `STEP` rows.
 const NUMBERS: usize = 1 << 20;
 
@@ -31,13 +33,16 @@ pub struct Blocks {
 impl Blocks {
     /// For a network of rows that are so wide, with tensors of these shapes.
     pub fn of<'a>(width: usize, shapes: impl Iterator<Item = &'a [usize]>) -> Self {
-        let (mut has_single_unit, mut is_even) = (false, width.is_multiple_of(2));
+        let (mut has_single_unit, mut is_even, mut rows) = (false, width.is_multiple_of(2), ROWS);
         for shape in shapes {
+            if shape.len() > 2 {
+                rows = CONV_ROWS;
+            }
             has_single_unit |= shape.len() == 2 && shape.contains(&1);
             // Further sides are those of the window of a convolution.
             is_even &= shape.iter().take(2).all(|side| side.is_multiple_of(2));
         }
-        let most = if has_single_unit { STEP } else { ROWS };
+        let most = if has_single_unit { STEP } else { rows };
         let step = if is_even && !has_single_unit { STEP / 2 } else { STEP };
         Self { rows: (NUMBERS / width.max(1)).clamp(STEP, most) / STEP * STEP, step }
     }
@@ -100,12 +105,13 @@ mod tests {
     #[test]
     fn blocks_are_whole_and_what_was_added_is_left_out() {
         let blocks = Blocks::of(3, [&[8_usize, 3][..], &[8]].into_iter());
-        assert_eq!((blocks.rows, blocks.padded(1), blocks.padded(64), blocks.padded(65)), (256, 32, 64, 96));
-        assert_eq!(Blocks::of(4, [&[8_usize, 4, 3][..]].into_iter()).padded(1), 16);
+        assert_eq!((blocks.rows, blocks.padded(1), blocks.padded(64), blocks.padded(65)), (1_024, 32, 64, 96));
+        let conv = Blocks::of(4, [&[8_usize, 4, 3][..]].into_iter());
+        assert_eq!((conv.rows, conv.padded(1)), (256, 16));
         assert_eq!(Blocks::of(4, [&[1_usize, 4][..]].into_iter()).padded(1), 32);
         assert_eq!(Blocks::of(3, [&[1_usize, 3][..]].into_iter()).rows, 32);
         assert_eq!((Blocks::of(65_536, [].into_iter()).rows, Blocks::of(10_000, [].into_iter()).rows), (32, 96));
-        let rows: Vec<f32> = (0..300 * 3).map(|number| number as f32).collect();
+        let rows: Vec<f32> = (0..1_068 * 3).map(|number| number as f32).collect();
         let mut seen = Vec::new();
         let (told, beside) = blocks.through(&rows, 3, |block| {
             seen.push(block.len() / 3);
@@ -114,8 +120,8 @@ mod tests {
             let x = Tensor::from_slice(&block).view([-1, 3]);
             (x.shallow_clone(), Some(x.narrow(1, 0, 1) * 2.0))
         });
-        assert_eq!((seen, told), (vec![256, 44], rows));
+        assert_eq!((seen, told), (vec![1_024, 44], rows));
         let beside = beside.unwrap();
-        assert_eq!((beside.len(), beside[299]), (300, 2.0 * 299.0 * 3.0));
+        assert_eq!((beside.len(), beside[1_067]), (1_068, 2.0 * 1_067.0 * 3.0));
     }
 }

@@ -287,7 +287,7 @@ async fn a_batch_that_is_left_to_the_program_has_room() {
     let mut spec = json!({
         "dataset": dataset,
         "model": {"family": "vae", "settings": {"latent": 2, "samples": 100}},
-        "network": {"hidden": [512]},
+        "network": {"hidden": [2048]},
     });
     let batch = async |query: &str, spec: &serde_json::Value| {
         app.post(&format!("/v1/jobs?{query}"), spec).await.expect(202)["spec"]["training"]["batch_size"]
