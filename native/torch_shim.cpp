@@ -1,12 +1,16 @@
 #include "caught.h"
+#include "kernels.h"
 #include "torch_shim.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -24,6 +28,30 @@ std::vector<Tensor> many(void* const* tensors, std::size_t count) {
     all.reserve(count);
     for (std::size_t index = 0; index < count; ++index) all.push_back(as(tensors[index]));
     return all;
+}
+
+// Whether the loops of kernels.h may go over it.
+bool plain(const Tensor& tensor) {
+    return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided && tensor.is_contiguous();
+}
+
+// Numbers that one thread takes at a time, and the least number of such blocks that another thread is worth.
+constexpr std::int64_t BLOCK = 4096;
+constexpr std::int64_t BLOCKS = 8;
+
+std::int64_t blocks(std::int64_t count) { return (count + BLOCK - 1) / BLOCK; }
+
+// Rows of so many columns that one thread takes at least.
+std::int64_t rows_at_once(std::int64_t columns) { return std::max<std::int64_t>(1, 2 * BLOCK / std::max<std::int64_t>(1, columns)); }
+
+// Adds a bias to each row of `x`, in its place.
+void add_bias(const Tensor& x, const Tensor& bias, bool relu) {
+    const std::int64_t columns = x.size(1);
+    float* values = x.data_ptr<float>();
+    const float* added = bias.data_ptr<float>();
+    at::parallel_for(0, x.size(0), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
+        for (std::int64_t row = start; row < end; ++row) latente::add_bias(values + row * columns, added, columns, relu);
+    });
 }
 
 // Where the gradients of a backward pass on this thread go.
@@ -197,6 +225,7 @@ struct StackBackward : public Node {
 struct RowLossBackward : public Node {
     Tensor output;
     Tensor x;
+    Tensor slopes;  // where they were found together with the loss
     bool bernoulli = false;
 
     variable_list apply(variable_list&& grads) override {
@@ -205,6 +234,7 @@ struct RowLossBackward : public Node {
         if (at::GradMode::is_enabled()) {
             return {grad * (bernoulli ? output.sigmoid() - x : output - x)};
         }
+        if (slopes.defined()) return {at::mul(slopes, grad)};
         Tensor found = bernoulli ? at::sigmoid(output).sub_(x) : at::sub(output, x);
         return {found.mul_(grad)};
     }
@@ -212,10 +242,27 @@ struct RowLossBackward : public Node {
     void release_variables() override {
         output.reset();
         x.reset();
+        slopes.reset();
     }
 
     std::string name() const override { return "LatenteRowLossBackward"; }
 };
+
+// The losses of rows and their slopes in one pass over memory; rows of `output` come in as many rounds as there are draws.
+Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, Tensor& slopes) {
+    const std::int64_t columns = x.size(-1), rows = x.numel() / std::max<std::int64_t>(1, columns);
+    slopes = at::empty_like(output);
+    Tensor sums = at::empty(output.sizes().slice(0, output.dim() - 1), output.options());
+    const float *o = output.data_ptr<float>(), *wanted = x.data_ptr<float>();
+    float *slope = slopes.data_ptr<float>(), *sum = sums.data_ptr<float>();
+    at::parallel_for(0, sums.numel(), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
+        for (std::int64_t row = start; row < end; ++row) {
+            const std::int64_t place = row * columns;
+            sum[row] = latente::row_loss(o + place, wanted + row % rows * columns, slope + place, columns, bernoulli);
+        }
+    });
+    return sums;
+}
 
 }  // namespace
 
@@ -223,8 +270,46 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
                         double beta1, double beta2, double weight_decay, double epsilon, char* message,
                         std::size_t capacity) {
     return caught(message, capacity, [&] {
-        at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, one(steps), lr, beta1, beta2,
-                          weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false);
+        const Tensor& w = as(parameters);
+        if (!plain(w)) {
+            at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, one(steps), lr, beta1, beta2,
+                              weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false);
+            return;
+        }
+        const double begun = as(steps).item<double>();
+        const latente::AdamNumbers numbers{
+            static_cast<float>(1 - lr * weight_decay), static_cast<float>(beta1), static_cast<float>(beta2),
+            static_cast<float>(lr / (1 - std::pow(beta1, begun))),
+            static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, begun))), static_cast<float>(epsilon)};
+        float *weights = w.data_ptr<float>(), *m = as(first).data_ptr<float>(), *v = as(second).data_ptr<float>();
+        const float* g = as(gradients).data_ptr<float>();
+        const std::int64_t count = w.numel();
+        at::parallel_for(0, blocks(count), BLOCKS, [&](std::int64_t start, std::int64_t end) {
+            start *= BLOCK;
+            end = std::min(end * BLOCK, count);
+            latente::adamw(weights + start, g + start, m + start, v + start, end - start, numbers);
+        });
+    });
+}
+
+int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor& all = as(tensor);
+        if (!plain(all)) {
+            *sum = at::sum(at::square(all.to(at::kDouble))).item<double>();
+            return;
+        }
+        // Blocks are added up in their order, so that it is the same sum whatever the number of threads.
+        const std::int64_t count = all.numel();
+        std::vector<double> sums(blocks(count));
+        const float* values = all.data_ptr<float>();
+        at::parallel_for(0, blocks(count), BLOCKS, [&](std::int64_t start, std::int64_t end) {
+            for (std::int64_t block = start; block < end; ++block) {
+                sums[block] = latente::squares(values + block * BLOCK, std::min(BLOCK, count - block * BLOCK));
+            }
+        });
+        *sum = 0;
+        for (double one : sums) *sum += one;
     });
 }
 
@@ -245,12 +330,19 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
             node->inputs.push_back(result);
             for (std::size_t layer = 0; layer < layers; ++layer) {
                 const Tensor weight = half ? node->weights[layer].to(at::kBFloat16) : node->weights[layer];
-                const Tensor bias = half ? node->biases[layer].to(at::kBFloat16) : node->biases[layer];
-                result = at::addmm(bias, result, weight.t());
-                if (layer + 1 == layers) break;
+                const bool last = layer + 1 == layers, here = plain(result) && plain(node->biases[layer]);
+                const bool done = here && !last && activation == relu;
+                if (here) {
+                    result = at::mm(result, weight.t());
+                    add_bias(result, node->biases[layer], done);
+                } else {
+                    const Tensor bias = half ? node->biases[layer].to(at::kBFloat16) : node->biases[layer];
+                    result = at::addmm(bias, result, weight.t());
+                }
+                if (last) break;
                 const bool before = looks_before(activation);
                 if (before) node->seen.push_back(result);
-                result = replace_by_function(activation, result);
+                if (!done) result = replace_by_function(activation, result);
                 if (!before) node->seen.push_back(result);
                 node->inputs.push_back(result);
             }
@@ -268,10 +360,13 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
 int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* message, std::size_t capacity) {
     return caught(message, capacity, [&] {
         const Tensor& o = as(output);
-        Tensor result;
+        Tensor result, slopes;
         {
             at::AutoDispatchBelowADInplaceOrView below;
-            if (bernoulli) {
+            if (plain(o) && plain(as(x)) && as(x).dim() == 2 && as(x).numel() > 0 && o.dim() >= 2 && o.size(-2) == as(x).size(0) &&
+                o.size(-1) == as(x).size(1)) {
+                result = losses_of_rows(o, as(x), bernoulli, slopes);
+            } else if (bernoulli) {
                 // H(x; p) = max(logit, 0) + log(1 + exp(-|logit|)) - x * logit. The sum is between 1 and 2, so that the
                 // logarithm is off by less than 1e-7, and takes a third of the time of log1p.
                 Tensor each = at::abs(o).neg_().exp_().add_(1).log_();
@@ -285,6 +380,7 @@ int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* m
             auto node = std::shared_ptr<RowLossBackward>(new RowLossBackward(), torch::autograd::deleteNode);
             node->output = o;
             node->x = as(x);
+            node->slopes = std::move(slopes);
             node->bernoulli = bernoulli;
             node->set_next_edges(torch::autograd::collect_next_edges(o));
             torch::autograd::set_history(result, node);

@@ -13,6 +13,9 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
                         double beta1, double beta2, double weight_decay, double epsilon, char* message,
                         std::size_t capacity);
 
+// The sum of the squares of a tensor's numbers.
+int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity);
+
 // Linear layers one after the other, [rows, inputs] to [rows, outputs]; all but the last are followed by a function, which
 // `activation` names by its number (see the enum in torch_shim.cpp). One node of the graph. With `half` the matrix products
 // are taken in bfloat16.

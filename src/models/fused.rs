@@ -71,6 +71,21 @@ pub fn adamw(
     }
 }
 
+/// The norm of a tensor: the root of the sum of the squares of its numbers, which is the same whatever the number of threads.
+///
+/// # Panics
+/// libtorch fails, which is a bug.
+pub fn norm(tensor: &Tensor) -> f64 {
+    let mut sum = 0.0;
+    // SAFETY: the pointers are those of a live tensor and of a number of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| latente_squares(tensor.as_ptr().cast(), &raw mut sum, message, capacity))
+            .unwrap_or_else(|fault| panic!("a norm: {fault}"));
+    }
+    sum.sqrt()
+}
+
 /// Linear layers one after the other, `[..., inputs]` to `[..., outputs]`; `activation` follows all but the last. One node of
 /// the graph, whatever the number of layers. With `half` the matrix products are taken in bfloat16, whatever else in 32 bits.
 ///
@@ -176,6 +191,7 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn latente_squares(tensor: *const c_void, sum: *mut f64, message: *mut c_char, capacity: usize) -> c_int;
     fn latente_stack(
         input: *const c_void,
         weights: *const *const c_void,
@@ -238,6 +254,38 @@ mod tests {
             let distance = (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
             assert!(distance < most, "{distance}");
         }
+    }
+
+    #[test]
+    fn numbers_of_every_size_move_as_plain_operations_move_them() {
+        let _guard = tch::no_grad_guard();
+        // Gradients whose squares are below what 32 bits hold, none at all, and some that are large.
+        let gradient = Tensor::from_slice(&[1e-30_f32, -1e-22, 0.0, 1e-12, -1.0, 1e15]);
+        let mut parameters = gradient.ones_like();
+        let (mut first, mut second) = (gradient.zeros_like(), gradient.zeros_like());
+        for number in 1..=3 {
+            let steps = Tensor::from_slice(&[number as f32]);
+            let step = AdamStep { weight_decay: 0.0, ..STEP };
+            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, step).unwrap();
+        }
+        // The same gradient each time makes steps of g / (|g| + epsilon).
+        let wide = gradient.to_kind(Kind::Double);
+        let expected = 1.0 - &wide / (wide.abs() + STEP.epsilon) * (3.0 * STEP.lr);
+        let distance = (parameters.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+        assert!(distance < 1e-6, "{distance}");
+    }
+
+    #[test]
+    fn a_norm_is_the_root_of_the_sum_of_squares() {
+        for count in [0, 1, 63, 64, 4097, 100_003] {
+            let values = Noise::new(4, Purpose::Training, 0, Device::Cpu).normal(&[count]) * 1e-3;
+            let expected = values.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]).sqrt();
+            assert!((norm(&values) - expected).abs() <= 1e-6 * expected, "{count}");
+            // Elsewhere, and in other kinds, libtorch adds them up.
+            assert!((norm(&values.to_kind(Kind::Double)) - expected).abs() <= 1e-12 * expected, "{count}");
+        }
+        assert!(norm(&Tensor::from_slice(&[1.0_f32, f32::NAN])).is_nan());
+        assert!(norm(&Tensor::from_slice(&[f32::INFINITY; 70])).is_infinite());
     }
 
     #[test]

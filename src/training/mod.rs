@@ -44,6 +44,7 @@ use crate::domain::job::{Phase, Progress, StopReason};
 use crate::domain::limits::{SAMPLED_ROWS, SAMPLED_VALUES};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Faults, Refusal};
+use crate::models::fused;
 use crate::models::noise::{Noise, Purpose};
 use crate::models::parameters::{MismatchError, Part, Snapshot};
 use crate::models::sampler::Sampler;
@@ -497,7 +498,7 @@ impl<'a> Run<'a> {
             moved.parts.push(("weight_penalty", penalty));
             gradient += slope;
         }
-        let norm = gradient.norm().double_value(&[]);
+        let norm = fused::norm(&gradient);
         if !norm.is_finite() {
             return Err("the gradient was not finite".to_owned());
         }
@@ -505,7 +506,7 @@ impl<'a> Run<'a> {
         let mut left = norm;
         if let Some(most) = spec.clip_value {
             let _ = gradient.clamp_(-most, most);
-            left = gradient.norm().double_value(&[]);
+            left = fused::norm(&gradient);
         }
         if let Some(most) = spec.clip_norm.filter(|most| left > *most) {
             gradient *= most / left;

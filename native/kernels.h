@@ -1,0 +1,32 @@
+// The loops of a step that libtorch has only in several passes, over plain memory. Each works on a stretch, so that a caller
+// may divide the whole among threads; none knows of threads or tensors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace latente {
+
+// What one step of AdamW multiplies by.
+struct AdamNumbers {
+    float decay;       // 1 - lr * weight_decay
+    float beta1;
+    float beta2;
+    float step;        // lr / (1 - beta1^steps)
+    float correction;  // 1 / sqrt(1 - beta2^steps)
+    float epsilon;
+};
+
+void adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with);
+
+// The sum of squares. What is added to what does not depend on the vectors of the CPU.
+double squares(const float* values, std::size_t count);
+
+// Of one row: -log p of values `x` under logits (`bernoulli`) or else means of unit variance and without the constant; its slope
+// over them goes to `slope`.
+float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli);
+
+// x += bias, and where `relu` is set nothing below zero stays.
+void add_bias(float* x, const float* bias, std::size_t columns, bool relu);
+
+}  // namespace latente
