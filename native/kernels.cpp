@@ -223,6 +223,39 @@ float row_loss(const float* output, const float* x, float* slope, std::size_t co
     return 0.5f * total(lanes);
 }
 
+CLONES void let_through(float* __restrict grad, const float* __restrict seen, float* __restrict sums, std::size_t rows,
+                        std::size_t columns, std::size_t from) {
+    const std::size_t count = std::min(COLUMNS, columns - from);
+    float sum[COLUMNS] = {};
+    for (std::size_t row = 0; row < rows; ++row) {
+        float* __restrict line = grad + row * columns + from;
+        if (seen != nullptr) {
+            const float* __restrict above = seen + row * columns + from;
+            for (std::size_t column = 0; column < count; ++column) line[column] = above[column] <= 0.0f ? 0.0f : line[column];
+        }
+        if (sums != nullptr) {
+            for (std::size_t column = 0; column < count; ++column) sum[column] += line[column];
+        }
+    }
+    if (sums != nullptr) std::copy(sum, sum + count, sums + from);
+}
+
+CLONES void scale(const float* __restrict values, float factor, float* __restrict out, std::size_t count) {
+    for (std::size_t place = 0; place < count; ++place) out[place] = values[place] * factor;
+}
+
+CLONES void prepare(const float* __restrict values, const float* __restrict shifts, const float* __restrict scales, bool unit,
+                    float* __restrict out, std::size_t count) {
+    if (unit) {
+        for (std::size_t place = 0; place < count; ++place) {
+            const float scaled = (values[place] - shifts[place]) / scales[place];
+            out[place] = scaled < 0.0f ? 0.0f : scaled > 1.0f ? 1.0f : scaled;
+        }
+    } else {
+        for (std::size_t place = 0; place < count; ++place) out[place] = (values[place] - shifts[place]) / scales[place];
+    }
+}
+
 CLONES void add_bias(float* __restrict x, const float* __restrict bias, std::size_t columns, bool relu) {
     if (relu) {
         // Written so that a number that is none stays one.

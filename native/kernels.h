@@ -26,6 +26,17 @@ double squares(const float* values, std::size_t count);
 // over them goes to `slope`.
 float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli);
 
+// Of the columns of a gradient [rows, columns] from one on, up to COLUMNS of them: where `seen` is given, only what of it is above
+// zero lets the gradient through; where `sums` is given, it becomes the sums over rows.
+constexpr std::size_t COLUMNS = 64;
+void let_through(float* grad, const float* seen, float* sums, std::size_t rows, std::size_t columns, std::size_t from);
+
+// out = values * factor.
+void scale(const float* values, float factor, float* out, std::size_t count);
+
+// out = (values - shifts) / scales, with `unit` held between 0 and 1.
+void prepare(const float* values, const float* shifts, const float* scales, bool unit, float* out, std::size_t count);
+
 // x += bias, and where `relu` is set nothing below zero stays.
 void add_bias(float* x, const float* bias, std::size_t columns, bool relu);
 

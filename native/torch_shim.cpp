@@ -1,4 +1,5 @@
 #include "caught.h"
+#include "half.h"
 #include "kernels.h"
 #include "torch_shim.h"
 
@@ -51,6 +52,17 @@ void add_bias(const Tensor& x, const Tensor& bias, bool relu) {
     const float* added = bias.data_ptr<float>();
     at::parallel_for(0, x.size(0), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
         for (std::int64_t row = start; row < end; ++row) latente::add_bias(values + row * columns, added, columns, relu);
+    });
+}
+
+// What a function of `relu` lets through of a gradient, in its place, where `seen` is defined; its sums over rows where `sums` is.
+void let_through(const Tensor& grad, const Tensor& seen, const Tensor& sums) {
+    const std::int64_t rows = grad.size(0), columns = grad.size(1), width = latente::COLUMNS;
+    float* values = grad.data_ptr<float>();
+    const float* above = seen.defined() ? seen.data_ptr<float>() : nullptr;
+    float* summed = sums.defined() ? sums.data_ptr<float>() : nullptr;
+    at::parallel_for(0, (columns + width - 1) / width, std::max<std::int64_t>(1, 2 * BLOCK / (width * std::max<std::int64_t>(1, rows))), [&](std::int64_t start, std::int64_t end) {
+        for (std::int64_t part = start; part < end; ++part) latente::let_through(values, above, summed, rows, columns, part * width);
     });
 }
 
@@ -154,18 +166,45 @@ struct StackBackward : public Node {
     std::vector<Tensor> seen;    // of each function: what its slope is found from
     std::int64_t function = 0;
     bool half = false;
+    bool ours = false;   // whether the loops of kernels.h may go over all tensors
+    bool tiled = false;  // whether the products of `half` are those of half.h, and all tensors of 32 bits
 
     variable_list apply(variable_list&& grads) override {
         const std::size_t layers = weights.size();
         variable_list found(1 + 2 * layers);
         if (!grads[0].defined()) return found;
         if (at::GradMode::is_enabled()) return again(grads[0]);
-        Tensor grad = half ? grads[0].to(at::kBFloat16) : grads[0].contiguous();
+        const bool cast = half && !tiled;
+        Tensor grad = cast ? grads[0].to(at::kBFloat16) : grads[0].contiguous();
+        Tensor closed;  // what the last function gave, where the gradient has not come through it yet
         for (std::size_t layer = layers; layer-- > 0;) {
+            const latente::LayerSize size{grad.size(0), weights[layer].size(1), weights[layer].size(0)};
+            if (task_should_compute_output(1 + layers + layer)) {
+                auto write = [&](Tensor& place, bool first) {
+                    if (ours) {
+                        Tensor sums = first ? place : at::empty_like(place);
+                        let_through(grad, closed, sums);
+                        closed.reset();
+                        if (!first) place.add_(sums);
+                    } else if (first) {
+                        at::sum_out(place, grad, {0}, false, at::kFloat);
+                    } else {
+                        place.add_(at::sum(grad, {0}, false, at::kFloat));
+                    }
+                };
+                if (!kept(biases[layer], write)) {
+                    found[1 + layers + layer] = at::empty_like(biases[layer]);
+                    write(found[1 + layers + layer], true);
+                }
+            }
+            if (closed.defined()) let_through(grad, closed, {});
+            closed.reset();
             if (task_should_compute_output(1 + layer)) {
                 const Tensor& input = inputs[layer];
                 auto write = [&](Tensor& place, bool first) {
-                    if (half) {
+                    if (tiled) {
+                        latente::half_slope(grad.data_ptr<float>(), input.data_ptr<float>(), place.data_ptr<float>(), size, !first);
+                    } else if (cast) {
                         const Tensor product = at::mm(grad.t(), input);
                         if (first) place.copy_(product); else place.add_(product);
                     } else if (first) {
@@ -174,19 +213,22 @@ struct StackBackward : public Node {
                         place.addmm_(grad.t(), input);
                     }
                 };
-                if (!kept(weights[layer], write)) found[1 + layer] = at::mm(grad.t(), input).to(at::kFloat);
-            }
-            if (task_should_compute_output(1 + layers + layer)) {
-                auto write = [&](Tensor& place, bool first) {
-                    if (first) at::sum_out(place, grad, {0}, false, at::kFloat); else place.add_(at::sum(grad, {0}, false, at::kFloat));
-                };
-                if (!kept(biases[layer], write)) found[1 + layers + layer] = at::sum(grad, {0}, false, at::kFloat);
+                if (!kept(weights[layer], write)) {
+                    found[1 + layer] = at::empty_like(weights[layer]);
+                    write(found[1 + layer], true);
+                }
             }
             if (layer == 0 && !task_should_compute_output(0)) break;
-            const Tensor weight = half ? weights[layer].to(at::kBFloat16) : weights[layer];
-            grad = at::mm(grad, weight);
-            if (layer > 0) grad = slope(function, grad, seen[layer - 1]);
-            else found[0] = half ? grad.to(at::kFloat) : grad;
+            if (tiled) {
+                Tensor before = at::empty({size.rows, size.inputs}, grad.options());
+                latente::half_backward(grad.data_ptr<float>(), weights[layer].data_ptr<float>(), before.data_ptr<float>(), size);
+                grad = std::move(before);
+            } else {
+                grad = at::mm(grad, cast ? weights[layer].to(at::kBFloat16) : weights[layer]);
+            }
+            if (layer > 0 && ours && function == relu) closed = seen[layer - 1];
+            else if (layer > 0) grad = slope(function, grad, seen[layer - 1]);
+            else found[0] = cast ? grad.to(at::kFloat) : grad;
         }
         return found;
     }
@@ -234,7 +276,19 @@ struct RowLossBackward : public Node {
         if (at::GradMode::is_enabled()) {
             return {grad * (bernoulli ? output.sigmoid() - x : output - x)};
         }
-        if (slopes.defined()) return {at::mul(slopes, grad)};
+        if (slopes.defined()) {
+            const Tensor factors = grads[0].contiguous();
+            const std::int64_t columns = slopes.size(-1);
+            Tensor found = at::empty_like(slopes);
+            const float *slope = slopes.data_ptr<float>(), *factor = factors.data_ptr<float>();
+            float* out = found.data_ptr<float>();
+            at::parallel_for(0, factors.numel(), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
+                for (std::int64_t row = start; row < end; ++row) {
+                    latente::scale(slope + row * columns, factor[row], out + row * columns, columns);
+                }
+            });
+            return {found};
+        }
         Tensor found = bernoulli ? at::sigmoid(output).sub_(x) : at::sub(output, x);
         return {found.mul_(grad)};
     }
@@ -292,6 +346,21 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
     });
 }
 
+int latente_scaled(const float* const* rows, std::size_t count, const float* shifts, const float* scales, std::size_t width,
+                   bool held, void** tensor, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const std::int64_t columns = static_cast<std::int64_t>(width);
+        Tensor all = at::empty({static_cast<std::int64_t>(count), columns}, at::kFloat);
+        float* out = all.data_ptr<float>();
+        at::parallel_for(0, all.size(0), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
+            for (std::int64_t row = start; row < end; ++row) {
+                latente::prepare(rows[row], shifts, scales, held, out + row * columns, width);
+            }
+        });
+        *tensor = new Tensor(std::move(all));
+    });
+}
+
 int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity) {
     return caught(message, capacity, [&] {
         const Tensor& all = as(tensor);
@@ -325,20 +394,30 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
         Tensor result;
         {
             at::AutoDispatchBelowADInplaceOrView below;
-            result = half ? x.to(at::kBFloat16) : x;
+            const bool ours = plain(x) && x.dim() == 2 && std::all_of(node->weights.begin(), node->weights.end(), plain) &&
+                              std::all_of(node->biases.begin(), node->biases.end(), plain);
+            node->tiled = half && ours && latente::has_half_products();
+            const bool cast = half && !node->tiled;
+            node->ours = ours && !cast;
+            result = cast ? x.to(at::kBFloat16) : x;
             node->x = x;
             node->inputs.push_back(result);
             for (std::size_t layer = 0; layer < layers; ++layer) {
-                const Tensor weight = half ? node->weights[layer].to(at::kBFloat16) : node->weights[layer];
-                const bool last = layer + 1 == layers, here = plain(result) && plain(node->biases[layer]);
-                const bool done = here && !last && activation == relu;
-                if (here) {
+                const bool last = layer + 1 == layers, done = node->ours && !last && activation == relu;
+                const Tensor &weight = node->weights[layer], &bias = node->biases[layer];
+                if (node->tiled) {
+                    TORCH_CHECK(result.size(1) == weight.size(1), "a layer of ", weight.size(1), " inputs is given ", result.size(1));
+                    Tensor product = at::empty({result.size(0), weight.size(0)}, result.options());
+                    latente::half_forward(result.data_ptr<float>(), weight.data_ptr<float>(), product.data_ptr<float>(),
+                                          {result.size(0), weight.size(1), weight.size(0)});
+                    result = std::move(product);
+                } else if (node->ours) {
                     result = at::mm(result, weight.t());
-                    add_bias(result, node->biases[layer], done);
                 } else {
-                    const Tensor bias = half ? node->biases[layer].to(at::kBFloat16) : node->biases[layer];
-                    result = at::addmm(bias, result, weight.t());
+                    result = cast ? at::addmm(bias.to(at::kBFloat16), result, weight.to(at::kBFloat16).t())
+                                  : at::addmm(bias, result, weight.t());
                 }
+                if (node->ours) add_bias(result, bias, done);
                 if (last) break;
                 const bool before = looks_before(activation);
                 if (before) node->seen.push_back(result);
@@ -346,7 +425,7 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
                 if (!before) node->seen.push_back(result);
                 node->inputs.push_back(result);
             }
-            if (half) result = result.to(at::kFloat);
+            if (cast) result = result.to(at::kFloat);
         }
         if (at::GradMode::is_enabled() &&
             torch::autograd::compute_requires_grad(x, at::TensorList(node->weights), at::TensorList(node->biases))) {

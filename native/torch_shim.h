@@ -13,6 +13,10 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
                         double beta1, double beta2, double weight_decay, double epsilon, char* message,
                         std::size_t capacity);
 
+// `count` rows of `width` floats, each less its shift and divided by its scale, with `held` between 0 and 1, as a new tensor.
+int latente_scaled(const float* const* rows, std::size_t count, const float* shifts, const float* scales, std::size_t width,
+                   bool held, void** tensor, char* message, std::size_t capacity);
+
 // The sum of the squares of a tensor's numbers.
 int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity);
 

@@ -71,6 +71,38 @@ pub fn adamw(
     }
 }
 
+/// Rows one below the other, each value less its column's shift and divided by its scale, and with `held` between 0 and 1; a gap
+/// stays one. A tensor of the host, `[rows, columns]`.
+///
+/// # Panics
+/// A row is not as long as the shifts and scales, which is a bug; or libtorch has no memory.
+pub fn scaled(rows: &[&[f32]], shifts: &[f32], scales: &[f32], held: bool) -> Tensor {
+    let width = shifts.len();
+    let fits = scales.len() == width && rows.iter().all(|row| row.len() == width);
+    assert!(fits, "a row has a value for each column; this is a bug");
+    let starts: Vec<*const f32> = rows.iter().map(|row| row.as_ptr()).collect();
+    let mut made = std::ptr::null_mut();
+    // SAFETY: every pointer is that of `width` floats, which the borrows keep; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_scaled(
+                starts.as_ptr(),
+                starts.len(),
+                shifts.as_ptr(),
+                scales.as_ptr(),
+                width,
+                held,
+                &raw mut made,
+                message,
+                capacity,
+            )
+        })
+        .unwrap_or_else(|fault| panic!("a batch: {fault}"));
+        Tensor::from_ptr(made.cast())
+    }
+}
+
 /// The norm of a tensor: the root of the sum of the squares of its numbers, which is the same whatever the number of threads.
 ///
 /// # Panics
@@ -191,6 +223,17 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn latente_scaled(
+        rows: *const *const f32,
+        count: usize,
+        shifts: *const f32,
+        scales: *const f32,
+        width: usize,
+        held: bool,
+        tensor: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn latente_squares(tensor: *const c_void, sum: *mut f64, message: *mut c_char, capacity: usize) -> c_int;
     fn latente_stack(
         input: *const c_void,
@@ -225,6 +268,7 @@ unsafe extern "C" {
 mod tests {
     use super::*;
     use crate::models::noise::{Noise, Purpose};
+    use crate::models::parameters::values;
     use tch::Device;
 
     const STEP: AdamStep = AdamStep { lr: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
@@ -270,9 +314,32 @@ mod tests {
         }
         // The same gradient each time makes steps of g / (|g| + epsilon).
         let wide = gradient.to_kind(Kind::Double);
-        let expected = 1.0 - &wide / (wide.abs() + STEP.epsilon) * (3.0 * STEP.lr);
+        let expected: Tensor = 1.0 - &wide / (wide.abs() + STEP.epsilon) * (3.0 * STEP.lr);
         let distance = (parameters.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
         assert!(distance < 1e-6, "{distance}");
+    }
+
+    #[test]
+    fn rows_are_scaled_as_plain_arithmetic_scales_them() {
+        for width in [1_usize, 5, 784] {
+            let at = |row: usize, column: usize| ((row * width + column) as f32 * 0.37).sin() * 3.0;
+            let mut rows: Vec<Vec<f32>> =
+                (0..33).map(|row| (0..width).map(|column| at(row, column)).collect()).collect();
+            rows[7][width - 1] = f32::NAN;
+            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let shifts: Vec<f32> = (0..width).map(|column| at(40, column)).collect();
+            let scales: Vec<f32> = (0..width).map(|column| 0.1 + at(41, column).abs()).collect();
+            for held in [false, true] {
+                let found = values(&scaled(&rows, &shifts, &scales, held));
+                let plain = rows.iter().flat_map(|row| row.iter().zip(&shifts).zip(&scales));
+                for (found, ((value, shift), scale)) in found.iter().zip(plain) {
+                    let one = (value - shift) / scale;
+                    let expected = if held { one.clamp(0.0, 1.0) } else { one };
+                    assert!(found == &expected || (found.is_nan() && expected.is_nan()), "{found} is not {expected}");
+                }
+            }
+        }
+        assert_eq!(scaled(&[], &[1.0], &[2.0], false).size(), [0, 1]);
     }
 
     #[test]
@@ -415,6 +482,60 @@ mod tests {
                 };
                 let (given, wanted) = (slope(&found), slope(&expected));
                 assert!(apart(&given, &wanted) < 1e-5 * wanted.abs().max().double_value(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn products_in_half_precision_are_those_of_rounded_numbers() {
+        // Sides that fill no tile, one and several, with one left over.
+        for [rows, inputs, hidden, outputs] in [[3, 5, 7, 6], [16, 32, 16, 16], [100, 70, 33, 47], [37, 130, 96, 31]] {
+            let normal = |number, shape: &[i64]| {
+                Noise::new(9, Purpose::Training, number, Device::Cpu).normal(shape).set_requires_grad(true)
+            };
+            let (first, second) = (normal(0, &[hidden, inputs]), normal(1, &[outputs, hidden]));
+            let (x, biases) = (normal(2, &[rows, inputs]), [normal(3, &[hidden]), normal(4, &[outputs])]);
+            let weights = [first.shallow_clone(), second.shallow_clone()];
+            let leaves = [&x, &first, &second, &biases[0], &biases[1]];
+            let found = stack(&x, &weights, &biases, Activation::Relu, true);
+            let slope = normal(5, &[rows, outputs]).detach();
+            let given = Tensor::run_backward(&[(&found * &slope).sum(Kind::Float)], &leaves, false, false);
+            // Where it is rounded to bfloat16 before each product, and summed in 64 bits.
+            let _guard = tch::no_grad_guard();
+            let round = |tensor: &Tensor| tensor.to_kind(Kind::BFloat16).to_kind(Kind::Double);
+            let before = round(&x).matmul(&round(&first).tr()) + &biases[0];
+            let code = before.relu().to_kind(Kind::Float);
+            let output = round(&code).matmul(&round(&second).tr()) + &biases[1];
+            let inner = round(&slope).matmul(&round(&second)) * before.gt(0.0);
+            let inner32 = inner.to_kind(Kind::Float);
+            let wanted = [
+                round(&inner32).matmul(&round(&first)),
+                round(&inner32).tr().matmul(&round(&x)),
+                round(&slope).tr().matmul(&round(&code)),
+                inner.sum_dim_intlist([0].as_slice(), false, Kind::Double),
+                slope.sum_dim_intlist([0].as_slice(), false, Kind::Double),
+            ];
+            let near = |found: &Tensor, wanted: &Tensor| {
+                let size = wanted.abs().max().double_value(&[]);
+                assert_eq!(found.size(), wanted.size());
+                assert!(
+                    apart(&found.to_kind(Kind::Double), wanted) < 0.02 * size,
+                    "{rows} {inputs} {hidden} {outputs}"
+                );
+            };
+            near(&found, &output);
+            for (given, wanted) in given.iter().zip(&wanted) {
+                near(given, wanted);
+            }
+            // A gradient that comes twice is added up.
+            let views: Vec<Tensor> = leaves.iter().map(|leaf| leaf.zeros_like().set_requires_grad(false)).collect();
+            let loss = tch::with_grad(|| {
+                let twice = stack(&x, &weights, &biases, Activation::Relu, true);
+                ((&twice + stack(&x, &weights, &biases, Activation::Relu, true)) * &slope).sum(Kind::Float)
+            });
+            backward(&loss, &leaves, &views.iter().collect::<Vec<_>>());
+            for (view, wanted) in views.iter().zip(&wanted) {
+                near(view, &(wanted * 2.0));
             }
         }
     }

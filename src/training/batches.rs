@@ -10,6 +10,7 @@ use super::spec::{Binarize, TrainSpec};
 use crate::data::dataset::Schema;
 use crate::data::preparation::{Linear, Preparation, ScalingSpec};
 use crate::data::rows::RowFile;
+use crate::models::fused;
 use crate::models::noise::{Noise, Purpose, generator};
 use crate::models::parameters::values;
 
@@ -91,13 +92,15 @@ impl<'a> Batches<'a> {
 
     /// Prepared features of some rows, `[rows, width]`, NaN where one is missing.
     pub fn tensor(&self, indices: &[u32]) -> Tensor {
+        if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
+            let rows: Vec<&[f32]> = indices.iter().map(|index| self.rows.row(*index as usize)).collect();
+            return fused::scaled(&rows, linear.shifts(), linear.scales(), linear.is_held()).to_device(self.device);
+        }
         let width = self.preparation.prepared_width();
         let mut prepared = Vec::with_capacity(indices.len() * width);
         for index in indices {
             let row = self.rows.row(*index as usize);
-            if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
-                linear.apply(row, &mut prepared);
-            } else if self.whole {
+            if self.whole {
                 self.preparation.apply(row.iter().copied(), &mut prepared);
             } else {
                 self.preparation.apply(self.features.iter().map(|feature| row[*feature]), &mut prepared);
