@@ -256,6 +256,39 @@ CLONES void prepare(const float* __restrict values, const float* __restrict shif
     }
 }
 
+CLONES void gaussian_code(const float* __restrict both, const float* __restrict noise, float limit, float* __restrict z,
+                          float* __restrict spread, float* __restrict divergence, std::size_t rows, std::size_t latent) {
+    std::fill(divergence, divergence + latent, 0.0f);
+    for (std::size_t row = 0; row < rows; ++row) {
+        const float *mean = both + row * 2 * latent, *logs = mean + latent;
+        for (std::size_t unit = 0; unit < latent; ++unit) {
+            const std::size_t place = row * latent + unit;
+            const float log_variance = logs[unit] < -limit ? -limit : logs[unit] > limit ? limit : logs[unit];
+            const float s = exponential(0.5f * log_variance);
+            spread[place] = s;
+            z[place] = mean[unit] + s * noise[place];
+            divergence[unit] += 0.5f * (mean[unit] * mean[unit] + s * s - log_variance - 1.0f);
+        }
+    }
+}
+
+CLONES void gaussian_code_slope(const float* __restrict both, const float* __restrict noise, const float* __restrict spread,
+                                float limit, const float* __restrict z_grad, const float* __restrict divergence_grad,
+                                float* __restrict slope, std::size_t rows, std::size_t latent) {
+    for (std::size_t row = 0; row < rows; ++row) {
+        const float *mean = both + row * 2 * latent, *logs = mean + latent;
+        float *mean_slope = slope + row * 2 * latent, *log_slope = mean_slope + latent;
+        for (std::size_t unit = 0; unit < latent; ++unit) {
+            const std::size_t place = row * latent + unit;
+            const float s = spread[place], drawn = z_grad != nullptr ? z_grad[place] : 0.0f;
+            const float pressed = divergence_grad != nullptr ? divergence_grad[unit] : 0.0f;
+            const bool held = logs[unit] < -limit || logs[unit] > limit;
+            mean_slope[unit] = drawn + pressed * mean[unit];
+            log_slope[unit] = held ? 0.0f : 0.5f * (drawn * noise[place] * s + pressed * (s * s - 1.0f));
+        }
+    }
+}
+
 CLONES void add_bias(float* __restrict x, const float* __restrict bias, std::size_t columns, bool relu) {
     if (relu) {
         // Written so that a number that is none stays one.

@@ -37,6 +37,15 @@ void scale(const float* values, float factor, float* out, std::size_t count);
 // out = (values - shifts) / scales, with `unit` held between 0 and 1.
 void prepare(const float* values, const float* shifts, const float* scales, bool unit, float* out, std::size_t count);
 
+// Draws of codes: rows of `both` are `latent` means, then as many logarithms of variances, which count within ±limit. z = mean +
+// spread * noise; `divergence` becomes the sums over rows of KL(N(mean, spread²) || N(0, 1)) of each unit.
+void gaussian_code(const float* both, const float* noise, float limit, float* z, float* spread, float* divergence, std::size_t rows,
+                   std::size_t latent);
+
+// The slope of both over `both`, of those that are given.
+void gaussian_code_slope(const float* both, const float* noise, const float* spread, float limit, const float* z_grad,
+                         const float* divergence_grad, float* slope, std::size_t rows, std::size_t latent);
+
 // x += bias, and where `relu` is set nothing below zero stays.
 void add_bias(float* x, const float* bias, std::size_t columns, bool relu);
 

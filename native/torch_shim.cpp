@@ -42,6 +42,27 @@ constexpr std::int64_t BLOCKS = 8;
 
 std::int64_t blocks(std::int64_t count) { return (count + BLOCK - 1) / BLOCK; }
 
+// The sum over all blocks of `count` numbers of what `one(place, length)` gives for each. They are added up in their order, so
+// that it is the same sum whatever the number of threads.
+template <typename One>
+double sum_of_blocks(std::int64_t count, One one) {
+    std::vector<double> sums(blocks(count));
+    at::parallel_for(0, blocks(count), BLOCKS, [&](std::int64_t start, std::int64_t end) {
+        for (std::int64_t block = start; block < end; ++block) {
+            sums[block] = one(block * BLOCK, std::min(BLOCK, count - block * BLOCK));
+        }
+    });
+    double sum = 0;
+    for (double part : sums) sum += part;
+    return sum;
+}
+
+double sum_of_squares(const Tensor& all) {
+    if (!plain(all)) return at::sum(at::square(all.to(at::kDouble))).item<double>();
+    const float* values = all.data_ptr<float>();
+    return sum_of_blocks(all.numel(), [&](std::int64_t place, std::int64_t length) { return latente::squares(values + place, length); });
+}
+
 // Rows of so many columns that one thread takes at least.
 std::int64_t rows_at_once(std::int64_t columns) { return std::max<std::int64_t>(1, 2 * BLOCK / std::max<std::int64_t>(1, columns)); }
 
@@ -318,14 +339,61 @@ Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, Ten
     return sums;
 }
 
+struct GaussianCodeBackward : public Node {
+    Tensor both;
+    Tensor noise;
+    Tensor spread;
+    double limit = 0;
+
+    variable_list apply(variable_list&& grads) override {
+        if (!grads[0].defined() && !grads[1].defined()) return variable_list(1);
+        if (at::GradMode::is_enabled()) return again(grads);
+        const std::int64_t rows = noise.size(0), latent = noise.size(1);
+        const Tensor z_grad = grads[0].defined() ? grads[0].contiguous() : Tensor();
+        const Tensor divergence_grad = grads[1].defined() ? at::div(grads[1], static_cast<double>(rows)).contiguous() : Tensor();
+        Tensor found = at::empty_like(both);
+        latente::gaussian_code_slope(both.data_ptr<float>(), noise.data_ptr<float>(), spread.data_ptr<float>(),
+                                     static_cast<float>(limit), z_grad.defined() ? z_grad.data_ptr<float>() : nullptr,
+                                     divergence_grad.defined() ? divergence_grad.data_ptr<float>() : nullptr,
+                                     found.data_ptr<float>(), rows, latent);
+        return {found};
+    }
+
+    // The gradient of the gradient is asked for: the same once more, by operations that have one.
+    variable_list again(const variable_list& grads) {
+        const std::int64_t latent = noise.size(1);
+        const Tensor mean = both.narrow(1, 0, latent), logs = both.narrow(1, latent, latent).clamp(-limit, limit);
+        const Tensor divergence = ((mean.square() + logs.exp() - logs - 1) * 0.5).mean(0);
+        variable_list outputs, given;
+        if (grads[0].defined()) {
+            outputs.push_back(mean + (logs * 0.5).exp() * noise);
+            given.push_back(grads[0]);
+        }
+        if (grads[1].defined()) {
+            outputs.push_back(divergence);
+            given.push_back(grads[1]);
+        }
+        return torch::autograd::grad(outputs, {both}, given, /*retain_graph=*/true, /*create_graph=*/true);
+    }
+
+    void release_variables() override {
+        both.reset();
+        noise.reset();
+        spread.reset();
+    }
+
+    std::string name() const override { return "LatenteGaussianCodeBackward"; }
+};
+
 }  // namespace
 
 int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, void* steps, double lr,
-                        double beta1, double beta2, double weight_decay, double epsilon, char* message,
+                        double beta1, double beta2, double weight_decay, double epsilon, double* squares, char* message,
                         std::size_t capacity) {
     return caught(message, capacity, [&] {
         const Tensor& w = as(parameters);
         if (!plain(w)) {
+            *squares = sum_of_squares(as(gradients));
             at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, one(steps), lr, beta1, beta2,
                               weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false);
             return;
@@ -338,10 +406,11 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
         float *weights = w.data_ptr<float>(), *m = as(first).data_ptr<float>(), *v = as(second).data_ptr<float>();
         const float* g = as(gradients).data_ptr<float>();
         const std::int64_t count = w.numel();
-        at::parallel_for(0, blocks(count), BLOCKS, [&](std::int64_t start, std::int64_t end) {
-            start *= BLOCK;
-            end = std::min(end * BLOCK, count);
-            latente::adamw(weights + start, g + start, m + start, v + start, end - start, numbers);
+        // A block is summed while it comes into the cache for its step.
+        *squares = sum_of_blocks(count, [&](std::int64_t place, std::int64_t length) {
+            const double sum = latente::squares(g + place, length);
+            latente::adamw(weights + place, g + place, m + place, v + place, length, numbers);
+            return sum;
         });
     });
 }
@@ -362,24 +431,7 @@ int latente_scaled(const float* const* rows, std::size_t count, const float* shi
 }
 
 int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity) {
-    return caught(message, capacity, [&] {
-        const Tensor& all = as(tensor);
-        if (!plain(all)) {
-            *sum = at::sum(at::square(all.to(at::kDouble))).item<double>();
-            return;
-        }
-        // Blocks are added up in their order, so that it is the same sum whatever the number of threads.
-        const std::int64_t count = all.numel();
-        std::vector<double> sums(blocks(count));
-        const float* values = all.data_ptr<float>();
-        at::parallel_for(0, blocks(count), BLOCKS, [&](std::int64_t start, std::int64_t end) {
-            for (std::int64_t block = start; block < end; ++block) {
-                sums[block] = latente::squares(values + block * BLOCK, std::min(BLOCK, count - block * BLOCK));
-            }
-        });
-        *sum = 0;
-        for (double one : sums) *sum += one;
-    });
+    return caught(message, capacity, [&] { *sum = sum_of_squares(as(tensor)); });
 }
 
 int latente_stack(void* input, void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation,
@@ -465,6 +517,37 @@ int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* m
             torch::autograd::set_history(result, node);
         }
         *sums = new Tensor(std::move(result));
+    });
+}
+
+int latente_gaussian_code(void* both, void* noise, double limit, void** z, void** divergence, char* message,
+                          std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor &b = as(both), &n = as(noise);
+        TORCH_CHECK(plain(b) && plain(n) && b.dim() == 2 && n.dim() == 2 && b.size(0) == n.size(0) && b.size(1) == 2 * n.size(1),
+                    "codes of ", b.sizes(), " and noise of ", n.sizes(), " do not go together");
+        Tensor drawn, units, spread;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            drawn = at::empty_like(n);
+            spread = at::empty_like(n);
+            units = at::empty({n.size(1)}, n.options());
+            latente::gaussian_code(b.data_ptr<float>(), n.data_ptr<float>(), static_cast<float>(limit), drawn.data_ptr<float>(),
+                                   spread.data_ptr<float>(), units.data_ptr<float>(), n.size(0), n.size(1));
+            units.div_(static_cast<double>(n.size(0)));
+        }
+        if (at::GradMode::is_enabled() && b.requires_grad()) {
+            auto node = std::shared_ptr<GaussianCodeBackward>(new GaussianCodeBackward(), torch::autograd::deleteNode);
+            node->both = b;
+            node->noise = n;
+            node->spread = spread;
+            node->limit = limit;
+            node->set_next_edges(torch::autograd::collect_next_edges(b));
+            torch::autograd::set_history(std::vector<Tensor>{drawn, units}, node);
+        }
+        auto first = std::make_unique<Tensor>(std::move(drawn));
+        *divergence = new Tensor(std::move(units));
+        *z = first.release();
     });
 }
 

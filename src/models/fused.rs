@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::network::Activation;
 
@@ -26,7 +26,7 @@ pub struct AdamStep {
 }
 
 /// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps`, a single float, holds how
-/// many steps were begun, this one included.
+/// many steps were begun, this one included. Gives the sum of the squares of the gradients.
 ///
 /// # Errors
 /// The tensors do not go together, or libtorch refuses them; in its own words.
@@ -37,7 +37,7 @@ pub fn adamw(
     second: &mut Tensor,
     steps: &Tensor,
     step: AdamStep,
-) -> Result<(), String> {
+) -> Result<f64, String> {
     // The pass over memory trusts what it is given: lengths, kinds and devices are checked here.
     for tensor in [gradients, first, second] {
         let fits = tensor.size() == parameters.size() && tensor.kind() == parameters.kind();
@@ -48,6 +48,7 @@ pub fn adamw(
     if !parameters.is_contiguous() || steps.numel() != 1 || steps.kind() != Kind::Float {
         return Err(format!("{parameters:?} is not contiguous, or {steps:?} is not one float"));
     }
+    let mut squares = 0.0;
     // SAFETY: the five pointers are those of live tensors of torch-sys, which are `at::Tensor*`; the borrows keep them alive
     // and those that are written unshared until the call returns.
     #[expect(unsafe_code, reason = "a call into C++")]
@@ -64,11 +65,13 @@ pub fn adamw(
                 step.beta2,
                 step.weight_decay,
                 step.epsilon,
+                &raw mut squares,
                 message,
                 capacity,
             )
-        })
+        })?;
     }
+    Ok(squares)
 }
 
 /// Rows one below the other, each value less its column's shift and divided by its scale, and with `held` between 0 and 1; a gap
@@ -174,6 +177,31 @@ pub fn row_loss(output: &Tensor, x: &Tensor, bernoulli: bool) -> Tensor {
     }
 }
 
+/// Draws of codes `[rows, latent]` with as much `noise`, from `both` `[rows, 2 * latent]`: means, then logarithms of variances that
+/// count within ±`limit`; and the mean over rows of each unit's KL(q || N(0, 1)), `[latent]`. One node of the graph. `None` where
+/// the tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// The shapes do not go together, which is a bug.
+pub fn gaussian_code(both: &Tensor, noise: &Tensor, limit: f64) -> Option<(Tensor, Tensor)> {
+    let plain =
+        |tensor: &Tensor| tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous();
+    if !plain(both) || !plain(noise) || both.dim() != 2 || noise.dim() != 2 {
+        return None;
+    }
+    let (mut z, mut divergence) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: both pointers are those of live tensors; what comes back are tensors of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            let (both, noise) = (both.as_ptr().cast(), noise.as_ptr().cast());
+            latente_gaussian_code(both, noise, limit, &raw mut z, &raw mut divergence, message, capacity)
+        })
+        .unwrap_or_else(|fault| panic!("a draw of codes: {fault}"));
+        Some((Tensor::from_ptr(z.cast()), Tensor::from_ptr(divergence.cast())))
+    }
+}
+
 /// Writes the gradient of `loss` over `leaves` to `views`, which have their shapes; zeros where there is none.
 ///
 /// # Panics
@@ -220,6 +248,7 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         epsilon: f64,
+        squares: *mut f64,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -254,6 +283,15 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn latente_gaussian_code(
+        both: *const c_void,
+        noise: *const c_void,
+        limit: f64,
+        z: *mut *mut c_void,
+        divergence: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn latente_backward(
         loss: *const c_void,
         leaves: *const *const c_void,
@@ -269,7 +307,6 @@ mod tests {
     use super::*;
     use crate::models::noise::{Noise, Purpose};
     use crate::models::parameters::values;
-    use tch::Device;
 
     const STEP: AdamStep = AdamStep { lr: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
 
@@ -286,7 +323,8 @@ mod tests {
         for number in 1..=20 {
             let gradient = normal(number as u64);
             let steps = Tensor::from_slice(&[number as f32]);
-            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
+            let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
+            assert!((squares.sqrt() - norm(&gradient)).abs() < 1e-9 * squares.sqrt());
             let gradient = gradient.to_kind(Kind::Double);
             w *= 1.0 - STEP.lr * STEP.weight_decay;
             m = m * STEP.beta1 + &gradient * (1.0 - STEP.beta1);
@@ -362,7 +400,7 @@ mod tests {
             let (mut w, mut m, mut v) = (tensor(3, kind), tensor(3, kind), tensor(3, kind));
             adamw(&mut w, &gradient, &mut m, &mut v, &Tensor::from_slice(&[1.0_f32]), STEP)
         };
-        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(()));
+        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(3.0));
         assert!(attempt(tensor(4, Kind::Float), Kind::Float).unwrap_err().contains("does not go with"));
         // An exception of libtorch itself comes back as its words.
         let message = attempt(tensor(3, Kind::Int64), Kind::Int64).unwrap_err();
@@ -484,6 +522,45 @@ mod tests {
                 assert!(apart(&given, &wanted) < 1e-5 * wanted.abs().max().double_value(&[]));
             }
         }
+    }
+
+    #[test]
+    fn draws_of_codes_and_both_their_gradients_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(8, Purpose::Training, number, Device::Cpu).normal(shape);
+        // Some variances lie beyond the limit.
+        let (both, noise) = ((normal(0, &[7, 10]) * 2.0).set_requires_grad(true), normal(1, &[7, 5]));
+        let (by_draw, by_unit) = (normal(2, &[7, 5]), normal(3, &[5]));
+        let plainly = || {
+            let (mean, logs): (Tensor, Tensor) = (both.narrow(1, 0, 5), both.narrow(1, 5, 5).clamp(-3.0, 3.0));
+            let each: Tensor = (mean.square() + logs.exp() - &logs - 1.0) * 0.5;
+            (mean + (logs * 0.5).exp() * &noise, each.mean_dim([0].as_slice(), false, Kind::Float))
+        };
+        let fused = || gaussian_code(&both, &noise, 3.0).unwrap();
+        let ((z, units), (expected_z, expected_units)) = (fused(), plainly());
+        assert!(apart(&z, &expected_z) < 1e-5 && apart(&units, &expected_units) < 1e-5);
+        // Through one, through the other, and through both; with one more gradient of that.
+        for (draws, presses) in [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
+            let slopes = |(z, units): (Tensor, Tensor)| {
+                let mut losses = Vec::new();
+                if draws > 0.0 {
+                    losses.push((z.square() * &by_draw).sum(Kind::Float));
+                }
+                if presses > 0.0 {
+                    losses.push((units.square() * &by_unit).sum(Kind::Float));
+                }
+                let loss = losses.into_iter().reduce(|a, b| a + b).unwrap();
+                let plain = Tensor::run_backward(&[&loss], &[&both], true, false).remove(0);
+                let first = Tensor::run_backward(&[&loss], &[&both], true, true).remove(0);
+                let second = Tensor::run_backward(&[first.square().sum(Kind::Float)], &[&both], false, false).remove(0);
+                (plain, first.detach(), second)
+            };
+            let (found, wanted) = (slopes(fused()), slopes(plainly()));
+            let most = |wanted: &Tensor| 1e-5 * wanted.abs().max().double_value(&[]).max(1.0);
+            assert!(apart(&found.0, &wanted.0) < most(&wanted.0), "{}", apart(&found.0, &wanted.0));
+            assert!(apart(&found.1, &wanted.1) < most(&wanted.1), "{}", apart(&found.1, &wanted.1));
+            assert!(apart(&found.2, &wanted.2) < most(&wanted.2), "{}", apart(&found.2, &wanted.2));
+        }
+        assert!(gaussian_code(&both.to_kind(Kind::Double), &noise, 3.0).is_none());
     }
 
     #[test]
