@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #include <immintrin.h>
 #define LATENTE_X86 1
 // The compiler makes a function once for each kind of CPU, and the program takes the best that it finds when it starts.
@@ -223,17 +223,22 @@ float row_loss(const float* output, const float* x, float* slope, std::size_t co
     return 0.5f * total(lanes);
 }
 
-CLONES void let_through(float* __restrict grad, const float* __restrict seen, float* __restrict sums, std::size_t rows,
-                        std::size_t columns, std::size_t from) {
+CLONES void let_through(const float* grad, const float* seen, float* out, float* sums, std::size_t rows, std::size_t columns,
+                        std::size_t from) {
     const std::size_t count = std::min(COLUMNS, columns - from);
     float sum[COLUMNS] = {};
     for (std::size_t row = 0; row < rows; ++row) {
-        float* __restrict line = grad + row * columns + from;
+        const float* line = grad + row * columns + from;
         if (seen != nullptr) {
-            const float* __restrict above = seen + row * columns + from;
-            for (std::size_t column = 0; column < count; ++column) line[column] = above[column] <= 0.0f ? 0.0f : line[column];
+            const float* above = seen + row * columns + from;
+            float* left = out + row * columns + from;
+            // The gradient may be written in its own place, and never in another.
+#pragma GCC ivdep
+            for (std::size_t column = 0; column < count; ++column) left[column] = above[column] <= 0.0f ? 0.0f : line[column];
+            line = left;
         }
         if (sums != nullptr) {
+#pragma GCC ivdep
             for (std::size_t column = 0; column < count; ++column) sum[column] += line[column];
         }
     }
@@ -289,15 +294,17 @@ CLONES void gaussian_code_slope(const float* __restrict both, const float* __res
     }
 }
 
-CLONES void add_bias(float* __restrict x, const float* __restrict bias, std::size_t columns, bool relu) {
+CLONES void add_bias(const float* x, const float* bias, float* out, std::size_t columns, bool relu) {
     if (relu) {
         // Written so that a number that is none stays one.
+#pragma GCC ivdep
         for (std::size_t column = 0; column < columns; ++column) {
             const float sum = x[column] + bias[column];
-            x[column] = sum < 0.0f ? 0.0f : sum;
+            out[column] = sum < 0.0f ? 0.0f : sum;
         }
     } else {
-        for (std::size_t column = 0; column < columns; ++column) x[column] += bias[column];
+#pragma GCC ivdep
+        for (std::size_t column = 0; column < columns; ++column) out[column] = x[column] + bias[column];
     }
 }
 

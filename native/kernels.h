@@ -26,10 +26,11 @@ double squares(const float* values, std::size_t count);
 // over them goes to `slope`.
 float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli);
 
-// Of the columns of a gradient [rows, columns] from one on, up to COLUMNS of them: where `seen` is given, only what of it is above
-// zero lets the gradient through; where `sums` is given, it becomes the sums over rows.
+// Of rows of a gradient of so many `columns`, those from column `from` on, up to COLUMNS of them: where `seen` is given, `out`, which
+// may be the gradient itself, becomes what of it is let through, where that is above zero; where `sums` is given, it becomes the
+// sums over rows of what is let through.
 constexpr std::size_t COLUMNS = 64;
-void let_through(float* grad, const float* seen, float* sums, std::size_t rows, std::size_t columns, std::size_t from);
+void let_through(const float* grad, const float* seen, float* out, float* sums, std::size_t rows, std::size_t columns, std::size_t from);
 
 // out = values * factor.
 void scale(const float* values, float factor, float* out, std::size_t count);
@@ -46,7 +47,7 @@ void gaussian_code(const float* both, const float* noise, float limit, float* z,
 void gaussian_code_slope(const float* both, const float* noise, const float* spread, float limit, const float* z_grad,
                          const float* divergence_grad, float* slope, std::size_t rows, std::size_t latent);
 
-// x += bias, and where `relu` is set nothing below zero stays.
-void add_bias(float* x, const float* bias, std::size_t columns, bool relu);
+// out = x + bias, and where `relu` is set nothing below zero stays; `out` may be `x`.
+void add_bias(const float* x, const float* bias, float* out, std::size_t columns, bool relu);
 
 }  // namespace latente

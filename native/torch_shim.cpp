@@ -66,25 +66,46 @@ double sum_of_squares(const Tensor& all) {
 // Rows of so many columns that one thread takes at least.
 std::int64_t rows_at_once(std::int64_t columns) { return std::max<std::int64_t>(1, 2 * BLOCK / std::max<std::int64_t>(1, columns)); }
 
-// Adds a bias to each row of `x`, in its place.
-void add_bias(const Tensor& x, const Tensor& bias, bool relu) {
+// Adds a bias to each row of `x`; `out` may be `x`.
+void add_bias(const Tensor& x, const Tensor& bias, const Tensor& out, bool relu) {
     const std::int64_t columns = x.size(1);
-    float* values = x.data_ptr<float>();
-    const float* added = bias.data_ptr<float>();
+    const float *values = x.data_ptr<float>(), *added = bias.data_ptr<float>();
+    float* sums = out.data_ptr<float>();
     at::parallel_for(0, x.size(0), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
-        for (std::int64_t row = start; row < end; ++row) latente::add_bias(values + row * columns, added, columns, relu);
+        for (std::int64_t row = start; row < end; ++row) {
+            latente::add_bias(values + row * columns, added, sums + row * columns, columns, relu);
+        }
     });
 }
 
-// What a function of `relu` lets through of a gradient, in its place, where `seen` is defined; its sums over rows where `sums` is.
-void let_through(const Tensor& grad, const Tensor& seen, const Tensor& sums) {
+// Rows whose sums are taken together; the sums of such stretches are added up in their order.
+constexpr std::int64_t STRETCH = 512;
+
+// What a function of `relu` that gave `seen`, where that is defined, lets through of a gradient [rows, columns], as `out`, which may
+// be the gradient itself; and its sums over rows where `sums` is defined.
+void let_through(const Tensor& grad, const Tensor& seen, const Tensor& out, const Tensor& sums) {
     const std::int64_t rows = grad.size(0), columns = grad.size(1), width = latente::COLUMNS;
-    float* values = grad.data_ptr<float>();
+    const std::int64_t stretches = std::max<std::int64_t>(1, (rows + STRETCH - 1) / STRETCH), parts = (columns + width - 1) / width;
+    const float* values = grad.data_ptr<float>();
     const float* above = seen.defined() ? seen.data_ptr<float>() : nullptr;
+    float* left = seen.defined() ? out.data_ptr<float>() : nullptr;
     float* summed = sums.defined() ? sums.data_ptr<float>() : nullptr;
-    at::parallel_for(0, (columns + width - 1) / width, std::max<std::int64_t>(1, 2 * BLOCK / (width * std::max<std::int64_t>(1, rows))), [&](std::int64_t start, std::int64_t end) {
-        for (std::int64_t part = start; part < end; ++part) latente::let_through(values, above, summed, rows, columns, part * width);
+    std::vector<float> partial(summed != nullptr && stretches > 1 ? stretches * columns : 0);
+    const std::int64_t numbers = std::max<std::int64_t>(1, std::min(rows, STRETCH) * std::min(columns, width));
+    at::parallel_for(0, stretches * parts, std::max<std::int64_t>(1, 2 * BLOCK / numbers), [&](std::int64_t start, std::int64_t end) {
+        for (std::int64_t one = start; one < end; ++one) {
+            const std::int64_t stretch = one / parts, row = stretch * STRETCH, place = row * columns;
+            float* to = partial.empty() ? summed : partial.data() + stretch * columns;
+            latente::let_through(values + place, above ? above + place : nullptr, left ? left + place : nullptr, to,
+                                 std::min(STRETCH, rows - row), columns, one % parts * width);
+        }
     });
+    if (partial.empty()) return;
+    for (std::int64_t column = 0; column < columns; ++column) {
+        float sum = 0;
+        for (std::int64_t stretch = 0; stretch < stretches; ++stretch) sum += partial[stretch * columns + column];
+        summed[column] = sum;
+    }
 }
 
 // Where the gradients of a backward pass on this thread go.
@@ -204,7 +225,7 @@ struct StackBackward : public Node {
                 auto write = [&](Tensor& place, bool first) {
                     if (ours) {
                         Tensor sums = first ? place : at::empty_like(place);
-                        let_through(grad, closed, sums);
+                        let_through(grad, closed, grad, sums);
                         closed.reset();
                         if (!first) place.add_(sums);
                     } else if (first) {
@@ -218,7 +239,7 @@ struct StackBackward : public Node {
                     write(found[1 + layers + layer], true);
                 }
             }
-            if (closed.defined()) let_through(grad, closed, {});
+            if (closed.defined()) let_through(grad, closed, grad, {});
             closed.reset();
             if (task_should_compute_output(1 + layer)) {
                 const Tensor& input = inputs[layer];
@@ -338,6 +359,39 @@ Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, Ten
     });
     return sums;
 }
+
+struct BiasedBackward : public Node {
+    Tensor bias;
+    Tensor seen;  // what relu gave, where there is one
+
+    variable_list apply(variable_list&& grads) override {
+        variable_list found(2);
+        if (!grads[0].defined()) return found;
+        const Tensor grad = grads[0].contiguous();
+        if (at::GradMode::is_enabled()) {
+            found[0] = seen.defined() ? grad * seen.gt(0) : grad;
+            found[1] = found[0].sum(0);
+            return found;
+        }
+        found[0] = seen.defined() ? at::empty_like(grad) : grad;
+        auto write = [&](Tensor& place, bool first) {
+            Tensor sums = first ? place : at::empty_like(place);
+            let_through(grad, seen, found[0], sums);
+            if (!first) place.add_(sums);
+        };
+        if (!task_should_compute_output(1)) {
+            let_through(grad, seen, found[0], {});
+        } else if (!kept(bias, write)) {
+            found[1] = at::empty_like(bias);
+            write(found[1], true);
+        }
+        return found;
+    }
+
+    void release_variables() override { seen.reset(); }
+
+    std::string name() const override { return "LatenteBiasedBackward"; }
+};
 
 struct GaussianCodeBackward : public Node {
     Tensor both;
@@ -469,7 +523,7 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
                     result = cast ? at::addmm(bias.to(at::kBFloat16), result, weight.to(at::kBFloat16).t())
                                   : at::addmm(bias, result, weight.t());
                 }
-                if (node->ours) add_bias(result, bias, done);
+                if (node->ours) add_bias(result, bias, result, done);
                 if (last) break;
                 const bool before = looks_before(activation);
                 if (before) node->seen.push_back(result);
@@ -517,6 +571,29 @@ int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* m
             torch::autograd::set_history(result, node);
         }
         *sums = new Tensor(std::move(result));
+    });
+}
+
+int latente_biased(void* x, void* bias, bool relu, void** output, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor &all = as(x), &added = as(bias);
+        TORCH_CHECK(plain(all) && plain(added) && all.dim() == 2 && added.dim() == 1 && all.size(1) == added.size(0),
+                    "a bias of ", added.sizes(), " and values of ", all.sizes(), " do not go together");
+        Tensor result;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            result = at::empty_like(all);
+            add_bias(all, added, result, relu);
+        }
+        if (at::GradMode::is_enabled() && torch::autograd::compute_requires_grad(all, added)) {
+            auto node = std::shared_ptr<BiasedBackward>(new BiasedBackward(), torch::autograd::deleteNode);
+            node->bias = added;
+            node->set_next_edges(torch::autograd::collect_next_edges(all, added));
+            torch::autograd::set_history(result, node);
+            // What a node keeps of its own result must not keep the node.
+            if (relu) node->seen = result.detach();
+        }
+        *output = new Tensor(std::move(result));
     });
 }
 

@@ -31,6 +31,9 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
 // variance, without the constant: `output` is [..., rows, columns]. One node of the graph; `x` takes no gradient.
 int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* message, std::size_t capacity);
 
+// `x` [rows, columns] and a bias of each column, with `relu` nothing below zero. 32-bit floats of the host. One node of the graph.
+int latente_biased(void* x, void* bias, bool relu, void** output, char* message, std::size_t capacity);
+
 // Draws of codes with `noise` [rows, latent] from `both` [rows, 2 * latent], means and logarithms of variances that count within
 // ±limit, as `z` [rows, latent]; and the mean over rows of each unit's divergence from the standard normal distribution, as
 // `divergence` [latent]. 32-bit floats of the host. One node of the graph; `noise` takes no gradient.

@@ -5,10 +5,10 @@
 
 use tch::Tensor;
 
-use super::Step;
 use super::mlp::{Mlp, NormLayer, dropped};
 use super::network::{Activation, NetworkSpec};
 use super::parameters::Builder;
+use super::{Step, fused};
 use crate::domain::shape::ImageShape;
 
 /// Convolutions, then fully connected layers.
@@ -58,13 +58,20 @@ impl Common {
         Self { stride, padding, activation: spec.activation, dropout: spec.dropout }
     }
 
-    /// What follows a convolution that is not the last of a decoder.
+    /// What follows a convolution that is not the last of a decoder; its bias, where it was left out.
     fn finish(&self, x: Tensor, convolution: &Convolution, training: Option<&Step<'_>>) -> Tensor {
-        let mut x = x;
+        let (mut x, mut activated) = (x, false);
+        if training.is_some() {
+            activated = convolution.norm.is_none() && self.activation == Activation::Relu;
+            x = biased(&x, &convolution.bias, activated);
+        }
         if let Some(norm) = &convolution.norm {
             x = norm.channels(&x, training.is_some());
         }
-        x = dropped(self.activation.apply(&x), self.dropout, training);
+        if !activated {
+            x = self.activation.apply(&x);
+        }
+        x = dropped(x, self.dropout, training);
         match &convolution.block {
             Some(block) => block.forward(&x, self.activation, training.is_some()),
             None => x,
@@ -115,7 +122,7 @@ impl ConvEncoder {
             let Common { stride, padding, .. } = self.common;
             images = images.conv2d(
                 &convolution.weight,
-                Some(&convolution.bias),
+                bias_within(convolution, training),
                 [stride, stride],
                 [padding, padding],
                 [1, 1],
@@ -192,7 +199,7 @@ impl ConvDecoder {
             let Common { stride, padding, .. } = self.common;
             images = images.conv_transpose2d(
                 &convolution.weight,
-                Some(&convolution.bias),
+                bias_within(convolution, training.filter(|_| position != last)),
                 [stride, stride],
                 [padding, padding],
                 convolution.output_padding,
@@ -220,6 +227,23 @@ fn laid_out(images: &Tensor, training: Option<&Step<'_>>) -> Tensor {
         _ => images.permute([0, 2, 3, 1]).contiguous(),
     };
     turned.permute([0, 3, 1, 2])
+}
+
+/// The bias that libtorch adds to a convolution. In training it is added afterwards: the sum that is its gradient takes libtorch
+/// longer than the gradient of the weights where channels lie together.
+fn bias_within<'a>(convolution: &'a Convolution, training: Option<&Step<'_>>) -> Option<&'a Tensor> {
+    if training.is_some() { None } else { Some(&convolution.bias) }
+}
+
+/// Images and a bias of each channel, and with `relu` nothing below zero.
+fn biased(images: &Tensor, bias: &Tensor, relu: bool) -> Tensor {
+    let turned = images.permute([0, 2, 3, 1]);
+    let size = turned.size();
+    if let Some(sums) = fused::biased(&turned.reshape([-1, bias.size()[0]]), bias, relu) {
+        return sums.view(size.as_slice()).permute([0, 3, 1, 2]);
+    }
+    let sums = images + bias.view([-1, 1, 1]);
+    if relu { sums.relu() } else { sums }
 }
 
 /// All sides but the last.

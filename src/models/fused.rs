@@ -177,6 +177,32 @@ pub fn row_loss(output: &Tensor, x: &Tensor, bernoulli: bool) -> Tensor {
     }
 }
 
+/// `x` `[rows, columns]` and a bias of each column, and with `relu` nothing below zero. One node of the graph. `None` where the
+/// tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// The shapes do not go together, which is a bug.
+pub fn biased(x: &Tensor, bias: &Tensor, relu: bool) -> Option<Tensor> {
+    if !is_plain(x) || !is_plain(bias) {
+        return None;
+    }
+    let mut made = std::ptr::null_mut();
+    // SAFETY: both pointers are those of live tensors; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_biased(x.as_ptr().cast(), bias.as_ptr().cast(), relu, &raw mut made, message, capacity)
+        })
+        .unwrap_or_else(|fault| panic!("a bias: {fault}"));
+        Some(Tensor::from_ptr(made.cast()))
+    }
+}
+
+/// Whether it is 32-bit floats of the host, one after the other.
+fn is_plain(tensor: &Tensor) -> bool {
+    tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous()
+}
+
 /// Draws of codes `[rows, latent]` with as much `noise`, from `both` `[rows, 2 * latent]`: means, then logarithms of variances that
 /// count within ±`limit`; and the mean over rows of each unit's KL(q || N(0, 1)), `[latent]`. One node of the graph. `None` where
 /// the tensors are not 32-bit floats of the host.
@@ -184,9 +210,7 @@ pub fn row_loss(output: &Tensor, x: &Tensor, bernoulli: bool) -> Tensor {
 /// # Panics
 /// The shapes do not go together, which is a bug.
 pub fn gaussian_code(both: &Tensor, noise: &Tensor, limit: f64) -> Option<(Tensor, Tensor)> {
-    let plain =
-        |tensor: &Tensor| tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous();
-    if !plain(both) || !plain(noise) || both.dim() != 2 || noise.dim() != 2 {
+    if !is_plain(both) || !is_plain(noise) || both.dim() != 2 || noise.dim() != 2 {
         return None;
     }
     let (mut z, mut divergence) = (std::ptr::null_mut(), std::ptr::null_mut());
@@ -280,6 +304,14 @@ unsafe extern "C" {
         x: *const c_void,
         bernoulli: bool,
         sums: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_biased(
+        x: *const c_void,
+        bias: *const c_void,
+        relu: bool,
+        output: *mut *mut c_void,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -520,6 +552,39 @@ mod tests {
                 };
                 let (given, wanted) = (slope(&found), slope(&expected));
                 assert!(apart(&given, &wanted) < 1e-5 * wanted.abs().max().double_value(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_bias_and_what_comes_after_it_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(6, Purpose::Training, number, Device::Cpu).normal(shape);
+        // Few rows, and more than are summed at a time; columns that are a multiple of no vector.
+        for [rows, columns] in [[3, 5], [1500, 33], [600, 130]] {
+            let x = normal(0, &[rows, columns]).set_requires_grad(true);
+            let bias = normal(1, &[columns]).set_requires_grad(true);
+            for relu in [false, true] {
+                let plain = || if relu { (&x + &bias).relu() } else { &x + &bias };
+                let fused = || biased(&x, &bias, relu).unwrap();
+                assert!(apart(&fused(), &plain()) < 1e-6);
+                let slopes = |output: Tensor| {
+                    let loss = output.square().sum(Kind::Float);
+                    let first = Tensor::run_backward(&[&loss], &[&x, &bias], true, false);
+                    let again = Tensor::run_backward(&[&loss], &[&x], true, true).remove(0);
+                    let second = Tensor::run_backward(&[again.square().sum(Kind::Float)], &[&x, &bias], false, false);
+                    [first, second].into_iter().flatten().collect::<Vec<_>>()
+                };
+                for (found, wanted) in slopes(fused()).iter().zip(&slopes(plain())) {
+                    assert!(
+                        apart(found, wanted) < 1e-5 * wanted.abs().max().double_value(&[]),
+                        "{rows} {columns} {relu}"
+                    );
+                }
+                let view = tch::no_grad(|| bias.zeros_like().set_requires_grad(false));
+                backward(&(fused() + fused()).square().sum(Kind::Float), &[&bias], &[&view]);
+                let wanted =
+                    Tensor::run_backward(&[(plain() + plain()).square().sum(Kind::Float)], &[&bias], false, false);
+                assert!(apart(&view, &wanted[0]) < 1e-5 * wanted[0].abs().max().double_value(&[]));
             }
         }
     }
