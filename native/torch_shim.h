@@ -8,10 +8,18 @@
 
 extern "C" {
 
-// One step of AdamW in place, in one pass over its tensors. `steps` holds one float, the steps begun with this one.
+// One step of AdamW in place, in one pass over its tensors. `steps` holds one float, the steps begun with this one. `squares`
+// becomes the sum of the squares of the gradients.
 int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, void* steps, double lr,
-                        double beta1, double beta2, double weight_decay, double epsilon, char* message,
+                        double beta1, double beta2, double weight_decay, double epsilon, double* squares, char* message,
                         std::size_t capacity);
+
+// `count` rows of `width` floats, each less its shift and divided by its scale, with `held` between 0 and 1, as a new tensor.
+int latente_scaled(const float* const* rows, std::size_t count, const float* shifts, const float* scales, std::size_t width,
+                   bool held, void** tensor, char* message, std::size_t capacity);
+
+// The sum of the squares of a tensor's numbers.
+int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity);
 
 // Linear layers one after the other, [rows, inputs] to [rows, outputs]; all but the last are followed by a function, which
 // `activation` names by its number (see the enum in torch_shim.cpp). One node of the graph. With `half` the matrix products
@@ -22,6 +30,14 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
 // The sums over the last axis of -log p of values `x`, [rows, columns], under logits (`bernoulli`) or else means of unit
 // variance, without the constant: `output` is [..., rows, columns]. One node of the graph; `x` takes no gradient.
 int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* message, std::size_t capacity);
+
+// `x` [rows, columns] and a bias of each column, with `relu` nothing below zero. 32-bit floats of the host. One node of the graph.
+int latente_biased(void* x, void* bias, bool relu, void** output, char* message, std::size_t capacity);
+
+// Draws of codes with `noise` [rows, latent] from `both` [rows, 2 * latent], means and logarithms of variances that count within
+// ±limit, as `z` [rows, latent]; and the mean over rows of each unit's divergence from the standard normal distribution, as
+// `divergence` [latent]. 32-bit floats of the host. One node of the graph; `noise` takes no gradient.
+int latente_gaussian_code(void* both, void* noise, double limit, void** z, void** divergence, char* message, std::size_t capacity);
 
 // The gradient of `loss` over `leaves`, written to `views`, which have their shapes: zeros where there is none. Nothing else
 // takes a gradient.

@@ -170,20 +170,23 @@ impl Preparation {
 pub struct Linear {
     shifts: Vec<f32>,
     scales: Vec<f32>,
-    /// Whether what comes out is held between 0 and 1.
     unit: bool,
 }
 
 impl Linear {
-    /// Appends what one row becomes.
-    pub fn apply(&self, row: &[f32], prepared: &mut Vec<f32>) {
-        let scaled =
-            row.iter().zip(&self.shifts).zip(&self.scales).map(|((value, shift), scale)| (value - shift) / scale);
-        if self.unit {
-            prepared.extend(scaled.map(|value| value.clamp(0.0, 1.0)));
-        } else {
-            prepared.extend(scaled);
-        }
+    /// What is taken from each value.
+    pub fn shifts(&self) -> &[f32] {
+        &self.shifts
+    }
+
+    /// What each is divided by then.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Whether what comes out is held between 0 and 1.
+    pub fn is_held(&self) -> bool {
+        self.unit
     }
 }
 
@@ -359,7 +362,11 @@ mod tests {
                 (0..19).map(|place| if place == 4 { f32::NAN } else { place as f32 * 0.7 - 2.0 }).collect();
             let (mut single, mut many) = (Vec::new(), Vec::new());
             preparation.apply(row.iter().copied(), &mut single);
-            preparation.linear().unwrap().apply(&row, &mut many);
+            let linear = preparation.linear().unwrap();
+            assert_eq!(linear.is_held(), unit);
+            let scaled =
+                row.iter().zip(linear.shifts()).zip(linear.scales()).map(|((v, shift), scale)| (v - shift) / scale);
+            many.extend(scaled.map(|v| if unit { v.clamp(0.0, 1.0) } else { v }));
             assert_eq!(
                 single.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
                 many.iter().map(|v| v.to_bits()).collect::<Vec<_>>()

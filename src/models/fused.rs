@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::network::Activation;
 
@@ -26,7 +26,7 @@ pub struct AdamStep {
 }
 
 /// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps`, a single float, holds how
-/// many steps were begun, this one included.
+/// many steps were begun, this one included. Gives the sum of the squares of the gradients.
 ///
 /// # Errors
 /// The tensors do not go together, or libtorch refuses them; in its own words.
@@ -37,7 +37,7 @@ pub fn adamw(
     second: &mut Tensor,
     steps: &Tensor,
     step: AdamStep,
-) -> Result<(), String> {
+) -> Result<f64, String> {
     // The pass over memory trusts what it is given: lengths, kinds and devices are checked here.
     for tensor in [gradients, first, second] {
         let fits = tensor.size() == parameters.size() && tensor.kind() == parameters.kind();
@@ -48,6 +48,7 @@ pub fn adamw(
     if !parameters.is_contiguous() || steps.numel() != 1 || steps.kind() != Kind::Float {
         return Err(format!("{parameters:?} is not contiguous, or {steps:?} is not one float"));
     }
+    let mut squares = 0.0;
     // SAFETY: the five pointers are those of live tensors of torch-sys, which are `at::Tensor*`; the borrows keep them alive
     // and those that are written unshared until the call returns.
     #[expect(unsafe_code, reason = "a call into C++")]
@@ -64,11 +65,60 @@ pub fn adamw(
                 step.beta2,
                 step.weight_decay,
                 step.epsilon,
+                &raw mut squares,
+                message,
+                capacity,
+            )
+        })?;
+    }
+    Ok(squares)
+}
+
+/// Rows one below the other, each value less its column's shift and divided by its scale, and with `held` between 0 and 1; a gap
+/// stays one. A tensor of the host, `[rows, columns]`.
+///
+/// # Panics
+/// A row is not as long as the shifts and scales, which is a bug; or libtorch has no memory.
+pub fn scaled(rows: &[&[f32]], shifts: &[f32], scales: &[f32], held: bool) -> Tensor {
+    let width = shifts.len();
+    let fits = scales.len() == width && rows.iter().all(|row| row.len() == width);
+    assert!(fits, "a row has a value for each column; this is a bug");
+    let starts: Vec<*const f32> = rows.iter().map(|row| row.as_ptr()).collect();
+    let mut made = std::ptr::null_mut();
+    // SAFETY: every pointer is that of `width` floats, which the borrows keep; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_scaled(
+                starts.as_ptr(),
+                starts.len(),
+                shifts.as_ptr(),
+                scales.as_ptr(),
+                width,
+                held,
+                &raw mut made,
                 message,
                 capacity,
             )
         })
+        .unwrap_or_else(|fault| panic!("a batch: {fault}"));
+        Tensor::from_ptr(made.cast())
     }
+}
+
+/// The norm of a tensor: the root of the sum of the squares of its numbers, which is the same whatever the number of threads.
+///
+/// # Panics
+/// libtorch fails, which is a bug.
+pub fn norm(tensor: &Tensor) -> f64 {
+    let mut sum = 0.0;
+    // SAFETY: the pointers are those of a live tensor and of a number of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| latente_squares(tensor.as_ptr().cast(), &raw mut sum, message, capacity))
+            .unwrap_or_else(|fault| panic!("a norm: {fault}"));
+    }
+    sum.sqrt()
 }
 
 /// Linear layers one after the other, `[..., inputs]` to `[..., outputs]`; `activation` follows all but the last. One node of
@@ -127,6 +177,55 @@ pub fn row_loss(output: &Tensor, x: &Tensor, bernoulli: bool) -> Tensor {
     }
 }
 
+/// `x` `[rows, columns]` and a bias of each column, and with `relu` nothing below zero. One node of the graph. `None` where the
+/// tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// The shapes do not go together, which is a bug.
+pub fn biased(x: &Tensor, bias: &Tensor, relu: bool) -> Option<Tensor> {
+    if !is_plain(x) || !is_plain(bias) {
+        return None;
+    }
+    let mut made = std::ptr::null_mut();
+    // SAFETY: both pointers are those of live tensors; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_biased(x.as_ptr().cast(), bias.as_ptr().cast(), relu, &raw mut made, message, capacity)
+        })
+        .unwrap_or_else(|fault| panic!("a bias: {fault}"));
+        Some(Tensor::from_ptr(made.cast()))
+    }
+}
+
+/// Whether it is 32-bit floats of the host, one after the other.
+fn is_plain(tensor: &Tensor) -> bool {
+    tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous()
+}
+
+/// Draws of codes `[rows, latent]` with as much `noise`, from `both` `[rows, 2 * latent]`: means, then logarithms of variances that
+/// count within ±`limit`; and the mean over rows of each unit's KL(q || N(0, 1)), `[latent]`. One node of the graph. `None` where
+/// the tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// The shapes do not go together, which is a bug.
+pub fn gaussian_code(both: &Tensor, noise: &Tensor, limit: f64) -> Option<(Tensor, Tensor)> {
+    if !is_plain(both) || !is_plain(noise) || both.dim() != 2 || noise.dim() != 2 {
+        return None;
+    }
+    let (mut z, mut divergence) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: both pointers are those of live tensors; what comes back are tensors of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            let (both, noise) = (both.as_ptr().cast(), noise.as_ptr().cast());
+            latente_gaussian_code(both, noise, limit, &raw mut z, &raw mut divergence, message, capacity)
+        })
+        .unwrap_or_else(|fault| panic!("a draw of codes: {fault}"));
+        Some((Tensor::from_ptr(z.cast()), Tensor::from_ptr(divergence.cast())))
+    }
+}
+
 /// Writes the gradient of `loss` over `leaves` to `views`, which have their shapes; zeros where there is none.
 ///
 /// # Panics
@@ -173,9 +272,22 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         epsilon: f64,
+        squares: *mut f64,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn latente_scaled(
+        rows: *const *const f32,
+        count: usize,
+        shifts: *const f32,
+        scales: *const f32,
+        width: usize,
+        held: bool,
+        tensor: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_squares(tensor: *const c_void, sum: *mut f64, message: *mut c_char, capacity: usize) -> c_int;
     fn latente_stack(
         input: *const c_void,
         weights: *const *const c_void,
@@ -195,6 +307,23 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn latente_biased(
+        x: *const c_void,
+        bias: *const c_void,
+        relu: bool,
+        output: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_gaussian_code(
+        both: *const c_void,
+        noise: *const c_void,
+        limit: f64,
+        z: *mut *mut c_void,
+        divergence: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn latente_backward(
         loss: *const c_void,
         leaves: *const *const c_void,
@@ -209,7 +338,7 @@ unsafe extern "C" {
 mod tests {
     use super::*;
     use crate::models::noise::{Noise, Purpose};
-    use tch::Device;
+    use crate::models::parameters::values;
 
     const STEP: AdamStep = AdamStep { lr: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1 };
 
@@ -226,7 +355,8 @@ mod tests {
         for number in 1..=20 {
             let gradient = normal(number as u64);
             let steps = Tensor::from_slice(&[number as f32]);
-            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
+            let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
+            assert!((squares.sqrt() - norm(&gradient)).abs() < 1e-9 * squares.sqrt());
             let gradient = gradient.to_kind(Kind::Double);
             w *= 1.0 - STEP.lr * STEP.weight_decay;
             m = m * STEP.beta1 + &gradient * (1.0 - STEP.beta1);
@@ -241,13 +371,68 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_every_size_move_as_plain_operations_move_them() {
+        let _guard = tch::no_grad_guard();
+        // Gradients whose squares are below what 32 bits hold, none at all, and some that are large.
+        let gradient = Tensor::from_slice(&[1e-30_f32, -1e-22, 0.0, 1e-12, -1.0, 1e15]);
+        let mut parameters = gradient.ones_like();
+        let (mut first, mut second) = (gradient.zeros_like(), gradient.zeros_like());
+        for number in 1..=3 {
+            let steps = Tensor::from_slice(&[number as f32]);
+            let step = AdamStep { weight_decay: 0.0, ..STEP };
+            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, step).unwrap();
+        }
+        // The same gradient each time makes steps of g / (|g| + epsilon).
+        let wide = gradient.to_kind(Kind::Double);
+        let expected: Tensor = 1.0 - &wide / (wide.abs() + STEP.epsilon) * (3.0 * STEP.lr);
+        let distance = (parameters.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+        assert!(distance < 1e-6, "{distance}");
+    }
+
+    #[test]
+    fn rows_are_scaled_as_plain_arithmetic_scales_them() {
+        for width in [1_usize, 5, 784] {
+            let at = |row: usize, column: usize| ((row * width + column) as f32 * 0.37).sin() * 3.0;
+            let mut rows: Vec<Vec<f32>> =
+                (0..33).map(|row| (0..width).map(|column| at(row, column)).collect()).collect();
+            rows[7][width - 1] = f32::NAN;
+            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let shifts: Vec<f32> = (0..width).map(|column| at(40, column)).collect();
+            let scales: Vec<f32> = (0..width).map(|column| 0.1 + at(41, column).abs()).collect();
+            for held in [false, true] {
+                let found = values(&scaled(&rows, &shifts, &scales, held));
+                let plain = rows.iter().flat_map(|row| row.iter().zip(&shifts).zip(&scales));
+                for (found, ((value, shift), scale)) in found.iter().zip(plain) {
+                    let one = (value - shift) / scale;
+                    let expected = if held { one.clamp(0.0, 1.0) } else { one };
+                    assert!(found == &expected || (found.is_nan() && expected.is_nan()), "{found} is not {expected}");
+                }
+            }
+        }
+        assert_eq!(scaled(&[], &[1.0], &[2.0], false).size(), [0, 1]);
+    }
+
+    #[test]
+    fn a_norm_is_the_root_of_the_sum_of_squares() {
+        for count in [0, 1, 63, 64, 4097, 100_003] {
+            let values = Noise::new(4, Purpose::Training, 0, Device::Cpu).normal(&[count]) * 1e-3;
+            let expected = values.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]).sqrt();
+            assert!((norm(&values) - expected).abs() <= 1e-6 * expected, "{count}");
+            // Elsewhere, and in other kinds, libtorch adds them up.
+            assert!((norm(&values.to_kind(Kind::Double)) - expected).abs() <= 1e-12 * expected, "{count}");
+        }
+        assert!(norm(&Tensor::from_slice(&[1.0_f32, f32::NAN])).is_nan());
+        assert!(norm(&Tensor::from_slice(&[f32::INFINITY; 70])).is_infinite());
+    }
+
+    #[test]
     fn what_does_not_go_together_is_refused_with_a_message() {
         let tensor = |count: i64, kind| Tensor::ones([count], (kind, Device::Cpu));
         let attempt = |gradient: Tensor, kind| {
             let (mut w, mut m, mut v) = (tensor(3, kind), tensor(3, kind), tensor(3, kind));
             adamw(&mut w, &gradient, &mut m, &mut v, &Tensor::from_slice(&[1.0_f32]), STEP)
         };
-        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(()));
+        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(3.0));
         assert!(attempt(tensor(4, Kind::Float), Kind::Float).unwrap_err().contains("does not go with"));
         // An exception of libtorch itself comes back as its words.
         let message = attempt(tensor(3, Kind::Int64), Kind::Int64).unwrap_err();
@@ -367,6 +552,132 @@ mod tests {
                 };
                 let (given, wanted) = (slope(&found), slope(&expected));
                 assert!(apart(&given, &wanted) < 1e-5 * wanted.abs().max().double_value(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_bias_and_what_comes_after_it_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(6, Purpose::Training, number, Device::Cpu).normal(shape);
+        // Few rows, and more than are summed at a time; columns that are a multiple of no vector.
+        for [rows, columns] in [[3, 5], [1500, 33], [600, 130]] {
+            let x = normal(0, &[rows, columns]).set_requires_grad(true);
+            let bias = normal(1, &[columns]).set_requires_grad(true);
+            for relu in [false, true] {
+                let plain = || if relu { (&x + &bias).relu() } else { &x + &bias };
+                let fused = || biased(&x, &bias, relu).unwrap();
+                assert!(apart(&fused(), &plain()) < 1e-6);
+                let slopes = |output: Tensor| {
+                    let loss = output.square().sum(Kind::Float);
+                    let first = Tensor::run_backward(&[&loss], &[&x, &bias], true, false);
+                    let again = Tensor::run_backward(&[&loss], &[&x], true, true).remove(0);
+                    let second = Tensor::run_backward(&[again.square().sum(Kind::Float)], &[&x, &bias], false, false);
+                    [first, second].into_iter().flatten().collect::<Vec<_>>()
+                };
+                for (found, wanted) in slopes(fused()).iter().zip(&slopes(plain())) {
+                    assert!(
+                        apart(found, wanted) < 1e-5 * wanted.abs().max().double_value(&[]),
+                        "{rows} {columns} {relu}"
+                    );
+                }
+                let view = tch::no_grad(|| bias.zeros_like().set_requires_grad(false));
+                backward(&(fused() + fused()).square().sum(Kind::Float), &[&bias], &[&view]);
+                let wanted =
+                    Tensor::run_backward(&[(plain() + plain()).square().sum(Kind::Float)], &[&bias], false, false);
+                assert!(apart(&view, &wanted[0]) < 1e-5 * wanted[0].abs().max().double_value(&[]));
+            }
+        }
+    }
+
+    #[test]
+    fn draws_of_codes_and_both_their_gradients_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(8, Purpose::Training, number, Device::Cpu).normal(shape);
+        // Some variances lie beyond the limit.
+        let (both, noise) = ((normal(0, &[7, 10]) * 2.0).set_requires_grad(true), normal(1, &[7, 5]));
+        let (by_draw, by_unit) = (normal(2, &[7, 5]), normal(3, &[5]));
+        let plainly = || {
+            let (mean, logs): (Tensor, Tensor) = (both.narrow(1, 0, 5), both.narrow(1, 5, 5).clamp(-3.0, 3.0));
+            let each: Tensor = (mean.square() + logs.exp() - &logs - 1.0) * 0.5;
+            (mean + (logs * 0.5).exp() * &noise, each.mean_dim([0].as_slice(), false, Kind::Float))
+        };
+        let fused = || gaussian_code(&both, &noise, 3.0).unwrap();
+        let ((z, units), (expected_z, expected_units)) = (fused(), plainly());
+        assert!(apart(&z, &expected_z) < 1e-5 && apart(&units, &expected_units) < 1e-5);
+        // Through one, through the other, and through both; with one more gradient of that.
+        for (draws, presses) in [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
+            let slopes = |(z, units): (Tensor, Tensor)| {
+                let mut losses = Vec::new();
+                if draws > 0.0 {
+                    losses.push((z.square() * &by_draw).sum(Kind::Float));
+                }
+                if presses > 0.0 {
+                    losses.push((units.square() * &by_unit).sum(Kind::Float));
+                }
+                let loss = losses.into_iter().reduce(|a, b| a + b).unwrap();
+                let plain = Tensor::run_backward(&[&loss], &[&both], true, false).remove(0);
+                let first = Tensor::run_backward(&[&loss], &[&both], true, true).remove(0);
+                let second = Tensor::run_backward(&[first.square().sum(Kind::Float)], &[&both], false, false).remove(0);
+                (plain, first.detach(), second)
+            };
+            let (found, wanted) = (slopes(fused()), slopes(plainly()));
+            let most = |wanted: &Tensor| 1e-5 * wanted.abs().max().double_value(&[]).max(1.0);
+            assert!(apart(&found.0, &wanted.0) < most(&wanted.0), "{}", apart(&found.0, &wanted.0));
+            assert!(apart(&found.1, &wanted.1) < most(&wanted.1), "{}", apart(&found.1, &wanted.1));
+            assert!(apart(&found.2, &wanted.2) < most(&wanted.2), "{}", apart(&found.2, &wanted.2));
+        }
+        assert!(gaussian_code(&both.to_kind(Kind::Double), &noise, 3.0).is_none());
+    }
+
+    #[test]
+    fn products_in_half_precision_are_those_of_rounded_numbers() {
+        // Sides that fill no tile, one and several, with one left over.
+        for [rows, inputs, hidden, outputs] in [[3, 5, 7, 6], [16, 32, 16, 16], [100, 70, 33, 47], [37, 130, 96, 31]] {
+            let normal = |number, shape: &[i64]| {
+                Noise::new(9, Purpose::Training, number, Device::Cpu).normal(shape).set_requires_grad(true)
+            };
+            let (first, second) = (normal(0, &[hidden, inputs]), normal(1, &[outputs, hidden]));
+            let (x, biases) = (normal(2, &[rows, inputs]), [normal(3, &[hidden]), normal(4, &[outputs])]);
+            let weights = [first.shallow_clone(), second.shallow_clone()];
+            let leaves = [&x, &first, &second, &biases[0], &biases[1]];
+            let found = stack(&x, &weights, &biases, Activation::Relu, true);
+            let slope = normal(5, &[rows, outputs]).detach();
+            let given = Tensor::run_backward(&[(&found * &slope).sum(Kind::Float)], &leaves, false, false);
+            // Where it is rounded to bfloat16 before each product, and summed in 64 bits.
+            let _guard = tch::no_grad_guard();
+            let round = |tensor: &Tensor| tensor.to_kind(Kind::BFloat16).to_kind(Kind::Double);
+            let before = round(&x).matmul(&round(&first).tr()) + &biases[0];
+            let code = before.relu().to_kind(Kind::Float);
+            let output = round(&code).matmul(&round(&second).tr()) + &biases[1];
+            let inner = round(&slope).matmul(&round(&second)) * before.gt(0.0);
+            let inner32 = inner.to_kind(Kind::Float);
+            let wanted = [
+                round(&inner32).matmul(&round(&first)),
+                round(&inner32).tr().matmul(&round(&x)),
+                round(&slope).tr().matmul(&round(&code)),
+                inner.sum_dim_intlist([0].as_slice(), false, Kind::Double),
+                slope.sum_dim_intlist([0].as_slice(), false, Kind::Double),
+            ];
+            let near = |found: &Tensor, wanted: &Tensor| {
+                let size = wanted.abs().max().double_value(&[]);
+                assert_eq!(found.size(), wanted.size());
+                assert!(
+                    apart(&found.to_kind(Kind::Double), wanted) < 0.02 * size,
+                    "{rows} {inputs} {hidden} {outputs}"
+                );
+            };
+            near(&found, &output);
+            for (given, wanted) in given.iter().zip(&wanted) {
+                near(given, wanted);
+            }
+            // A gradient that comes twice is added up.
+            let views: Vec<Tensor> = leaves.iter().map(|leaf| leaf.zeros_like().set_requires_grad(false)).collect();
+            let loss = tch::with_grad(|| {
+                let twice = stack(&x, &weights, &biases, Activation::Relu, true);
+                ((&twice + stack(&x, &weights, &biases, Activation::Relu, true)) * &slope).sum(Kind::Float)
+            });
+            backward(&loss, &leaves, &views.iter().collect::<Vec<_>>());
+            for (view, wanted) in views.iter().zip(&wanted) {
+                near(view, &(wanted * 2.0));
             }
         }
     }

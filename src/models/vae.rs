@@ -20,7 +20,7 @@ use super::losses::{log_normal, log_standard_normal, mean, unit_kl};
 use super::network::{Body, Plan};
 use super::noise::Noise;
 use super::parameters::Builder;
-use super::{Code, Family, Loss, Network, Sampling, Step};
+use super::{Code, Family, Loss, Network, Sampling, Step, fused};
 use crate::domain::limits::EPOCHS;
 use crate::domain::refusal::Faults;
 
@@ -112,9 +112,25 @@ impl Variational {
 
     /// Mean and log-variance of q(z given x), each `[rows, latent]`.
     fn posterior(&self, x: &Tensor, step: Option<&Step<'_>>) -> (Tensor, Tensor) {
-        let both = self.encoder.forward(x, step); // [rows, 2 * latent]
+        self.halves(&self.encoder.forward(x, step))
+    }
+
+    /// Mean and log-variance as the encoder gives them, `[rows, 2 * latent]`.
+    fn halves(&self, both: &Tensor) -> (Tensor, Tensor) {
         let latent = i64::from(self.settings.latent);
         (both.narrow(-1, 0, latent), both.narrow(-1, latent, latent).clamp(-LOG_VARIANCE, LOG_VARIANCE))
+    }
+
+    /// A draw of q(z given x) for each row, `[rows, latent]`, and the mean over rows of each unit's KL term, `[latent]`.
+    fn draw(&self, x: &Tensor, step: &Step<'_>) -> (Tensor, Tensor) {
+        let both = self.encoder.forward(x, Some(step)); // [rows, 2 * latent]
+        let noise = step.noise.normal(&[both.size()[0], i64::from(self.settings.latent)]);
+        let fused = if step.training { fused::gaussian_code(&both, &noise, LOG_VARIANCE) } else { None };
+        fused.unwrap_or_else(|| {
+            let (center, log_variance) = self.halves(&both);
+            let units = unit_kl(&center, &log_variance).mean_dim([0].as_slice(), false, Kind::Float);
+            (center + (log_variance * 0.5).exp() * noise, units)
+        })
     }
 
     /// `samples` draws of q(z given x) for each row, `[samples, rows, latent]`.
@@ -185,10 +201,8 @@ impl Network for Variational {
         if samples > 1 {
             return self.importance_bound(x, samples, step);
         }
-        let (center, log_variance) = self.posterior(x, Some(step));
-        let z = &center + (&log_variance * 0.5).exp() * step.noise.normal(&center.size());
+        let (z, units) = self.draw(x, step);
         let reconstruction = mean(&self.likelihood.negative_log(&self.decoder.forward(&z, Some(step)), x));
-        let units = unit_kl(&center, &log_variance).mean_dim([0].as_slice(), false, Kind::Float); // [latent]
         let kl = units.sum(Kind::Float);
         let pressing = if step.training && self.settings.free_bits > 0.0 {
             units.clamp_min(self.settings.free_bits).sum(Kind::Float)

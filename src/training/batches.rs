@@ -11,6 +11,7 @@ use crate::data::dataset::Schema;
 use crate::data::preparation::{Linear, Preparation, ScalingSpec};
 use crate::data::rows::RowFile;
 use crate::domain::limits::RESIDENT_BYTES;
+use crate::models::fused;
 use crate::models::noise::{Noise, Purpose, generator};
 use crate::models::parameters::values;
 
@@ -110,13 +111,15 @@ impl<'a> Batches<'a> {
             let places: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
             return rows.index_select(0, &self.sent(&Tensor::from_slice(&places)));
         }
+        if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
+            let rows: Vec<&[f32]> = indices.iter().map(|index| self.rows.row(*index as usize)).collect();
+            return self.sent(&fused::scaled(&rows, linear.shifts(), linear.scales(), linear.is_held()));
+        }
         let width = self.preparation.prepared_width();
         let mut prepared = Vec::with_capacity(indices.len() * width);
         for index in indices {
             let row = self.rows.row(*index as usize);
-            if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
-                linear.apply(row, &mut prepared);
-            } else if self.whole {
+            if self.whole {
                 self.preparation.apply(row.iter().copied(), &mut prepared);
             } else {
                 self.preparation.apply(self.features.iter().map(|feature| row[*feature]), &mut prepared);

@@ -47,6 +47,7 @@ use crate::domain::job::{Phase, Progress, StopReason};
 use crate::domain::limits::{SAMPLED_ROWS, SAMPLED_VALUES};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Faults, Refusal};
+use crate::models::fused;
 use crate::models::noise::{Noise, Purpose};
 use crate::models::parameters::{MismatchError, Part, Snapshot};
 use crate::models::sampler::Sampler;
@@ -489,7 +490,7 @@ impl<'a> Run<'a> {
     }
 
     /// Moves a part of the parameters against the gradient of a loss over all batches of a step; says what was not finite, if
-    /// something was, and moves nothing then.
+    /// something was. Of no use are the parameters then, and nobody looks at them.
     fn advance(
         &mut self,
         micro: &[Micro],
@@ -517,20 +518,22 @@ impl<'a> Run<'a> {
             moved.parts.push(("weight_penalty", penalty));
             gradient += slope;
         }
-        let norm = gradient.norm().double_value(&[]);
-        if !norm.is_finite() {
-            return Err("the gradient was not finite".to_owned());
-        }
-        moved.norm = moved.norm.hypot(norm);
-        let mut left = norm;
+        let check = |norm: f64| if norm.is_finite() { Ok(norm) } else { Err("the gradient was not finite".to_owned()) };
+        // Where nothing is clipped by it, the norm may as well be found on the way of the step.
+        let clips = spec.clip_value.is_some() || spec.clip_norm.is_some();
+        let before = if clips || !self.optimizer.finds_norm() { Some(check(fused::norm(&gradient))?) } else { None };
+        let mut left = before.unwrap_or(0.0);
         if let Some(most) = spec.clip_value {
             let _ = gradient.clamp_(-most, most);
-            left = gradient.norm().double_value(&[]);
+            left = fused::norm(&gradient);
         }
         if let Some(most) = spec.clip_norm.filter(|most| left > *most) {
             gradient *= most / left;
         }
-        self.optimizer.step(&mut self.built.parameters, &gradient, part, rate);
+        let on_the_way = self.optimizer.step(&mut self.built.parameters, &gradient, part, rate);
+        if let Some(norm) = before.or(on_the_way) {
+            moved.norm = moved.norm.hypot(check(norm)?);
+        }
         Ok(())
     }
 

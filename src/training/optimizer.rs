@@ -250,14 +250,20 @@ impl Optimizer {
         let _ = (self.first.zero_(), self.second.zero_());
     }
 
-    /// Moves a part of `parameters` against its `gradient` `[part.count()]`, at `rate` times the learning rate.
+    /// Whether a step finds the norm of its gradient on the way.
+    pub fn finds_norm(&self) -> bool {
+        matches!(self.rule.kind, OptimizerKind::Adam | OptimizerKind::Adamw)
+    }
+
+    /// Moves a part of `parameters` against its `gradient` `[part.count()]`, at `rate` times the learning rate. Gives the norm of the
+    /// gradient where it finds that on the way.
     ///
     /// # Panics
     /// libtorch refuses the tensors.
-    pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor, part: &Part, rate: f64) {
+    pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor, part: &Part, rate: f64) -> Option<f64> {
         let _guard = tch::no_grad_guard();
         let lr = self.rule.lr * rate;
-        let mut offset = 0;
+        let (mut offset, mut squares) = (0, 0.0);
         for (start, length) in &part.ranges {
             let narrow = |memory: &Tensor| match memory.numel() {
                 0 => memory.shallow_clone(),
@@ -272,13 +278,14 @@ impl Optimizer {
             offset += length;
             match self.rule.kind {
                 OptimizerKind::Adam | OptimizerKind::Adamw => {
-                    update_rules::adam(&self.rule, lr, self.steps, &mut stretch);
+                    squares += update_rules::adam(&self.rule, lr, self.steps, &mut stretch);
                 }
                 OptimizerKind::Sgd => update_rules::sgd(&self.rule, lr, &mut stretch),
                 OptimizerKind::Rmsprop => update_rules::rmsprop(&self.rule, lr, &mut stretch),
                 OptimizerKind::Lion => update_rules::lion(&self.rule, lr, &mut stretch),
             }
         }
+        self.finds_norm().then(|| squares.sqrt())
     }
 
     /// A copy of the state.

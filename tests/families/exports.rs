@@ -81,11 +81,7 @@ fn answers(model: &TrainedModel, part: Part, input: &[f32]) -> Vec<Vec<f32>> {
         }
         Part::Scorer => {
             let scores = model.scores(input, 0, (0, 0), false).unwrap();
-            let calibration = model.header.calibration.as_ref();
-            let anomaly = calibration.map(|known| {
-                let probability = |nats: &f32| known.probability(Measure::Reconstruction, *nats).unwrap();
-                scores.reconstruction.iter().map(probability).collect()
-            });
+            let anomaly = anomaly(model, &scores.reconstruction);
             [scores.reconstruction, scores.errors].into_iter().chain(anomaly).collect()
         }
         Part::Predictor => {
@@ -93,6 +89,12 @@ fn answers(model: &TrainedModel, part: Part, input: &[f32]) -> Vec<Vec<f32>> {
             vec![told, spread]
         }
     }
+}
+
+/// How unusual the model holds such scores, where it was calibrated.
+fn anomaly(model: &TrainedModel, scores: &[f32]) -> Option<Vec<f32>> {
+    let known = model.header.calibration.as_ref()?;
+    Some(scores.iter().map(|nats| known.probability(Measure::Reconstruction, *nats).unwrap()).collect())
 }
 
 fn tensors(value: IValue) -> Vec<Tensor> {
@@ -129,6 +131,11 @@ fn check(what: &str, artifact: &[u8], rows: &[f32]) {
             let by_file = tch::no_grad(|| file.run(&x));
             for (form, told) in [("TorchScript", by_script), ("ONNX", by_file)] {
                 assert_eq!(told.len(), expected.len(), "{what}");
+                let mut expected = expected.clone();
+                if part == Part::Scorer && expected.len() == 3 {
+                    // Quantiles may lie so close together that a score that was rounded otherwise is another share of rows.
+                    expected[2] = anomaly(&model, &values(&told[0])).unwrap();
+                }
                 for (place, (told, expected)) in told.iter().zip(&expected).enumerate() {
                     assert_eq!(told.kind(), Kind::Float, "{what}");
                     near(&format!("{what} as {form}, {count} rows, output {place}"), &values(told), expected);

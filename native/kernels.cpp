@@ -1,0 +1,311 @@
+#include "kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#include <immintrin.h>
+#define LATENTE_X86 1
+// The compiler makes a function once for each kind of CPU, and the program takes the best that it finds when it starts.
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+
+namespace latente {
+
+namespace {
+
+// While it lives, numbers too small to be normal count as zero on this thread: those take a CPU a hundred times as long, and
+// what a unit that died remembers becomes ever smaller.
+class Flushed {
+   public:
+#ifdef LATENTE_X86
+    Flushed() : before(_mm_getcsr()) { _mm_setcsr(before | 0x8040); }
+    ~Flushed() { _mm_setcsr(before); }
+    Flushed(const Flushed&) = delete;
+    Flushed& operator=(const Flushed&) = delete;
+
+   private:
+    unsigned before;
+#endif
+};
+
+// Sums go into so many places, which are added up at the end: more than a vector of any CPU has.
+constexpr std::size_t LANES = 16;
+
+template <typename T>
+inline T total(const T* lanes) {
+    T sum[LANES];
+    std::copy(lanes, lanes + LANES, sum);
+    for (std::size_t half = LANES / 2; half > 0; half /= 2) {
+        for (std::size_t lane = 0; lane < half; ++lane) sum[lane] += sum[lane + half];
+    }
+    return sum[0];
+}
+
+inline float bits(std::int32_t whole) {
+    float value;
+    std::memcpy(&value, &whole, sizeof value);
+    return value;
+}
+
+// e^x for x of at most 0, off by less than 2 units in the last place; what is below e^-87 becomes that.
+inline __attribute__((always_inline)) float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    // x = n ln 2 + rest, with ln 2 in two parts and |rest| at most ln 2 / 2. Adding 1.5 * 2^23 rounds to a whole number.
+    const float shifted = x * 1.44269504088896341f + 12582912.0f;
+    const float n = shifted - 12582912.0f;
+    const float rest = (x - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
+    float sum = 1.0f / 5040.0f;
+    sum = sum * rest + 1.0f / 720.0f;
+    sum = sum * rest + 1.0f / 120.0f;
+    sum = sum * rest + 1.0f / 24.0f;
+    sum = sum * rest + 1.0f / 6.0f;
+    sum = sum * rest + 0.5f;
+    sum = sum * rest + 1.0f;
+    sum = sum * rest + 1.0f;
+    return sum * bits((static_cast<std::int32_t>(n) + 127) << 23);
+}
+
+// One number of a bernoulli: H(x; p) = max(logit, 0) + log(1 + e) - x * logit with e = exp(-|logit|); its slope is σ(logit) - x.
+inline __attribute__((always_inline)) float bernoulli_one(float logit, float x, float& slope) {
+    const float size = std::fabs(logit);
+    const float e = exponential(-size);
+    // log(1 + e) = 2 artanh(s) with s = e / (2 + e), which is a third at most; and 1 / (1 + e) by the same division.
+    const float one = 1.0f + e, two = 2.0f + e;
+    const float inverse = 1.0f / (one * two);
+    const float s = e * (inverse * one), square = s * s;
+    float sum = 2.0f / 15.0f;
+    sum = sum * square + 2.0f / 13.0f;
+    sum = sum * square + 2.0f / 11.0f;
+    sum = sum * square + 2.0f / 9.0f;
+    sum = sum * square + 2.0f / 7.0f;
+    sum = sum * square + 2.0f / 5.0f;
+    sum = sum * square + 2.0f / 3.0f;
+    sum = sum * square + 2.0f;
+    const float sure = inverse * two;  // σ(|logit|)
+    slope = (logit < 0.0f ? e * sure : sure) - x;
+    return (logit > 0.0f ? logit : 0.0f) + s * sum - x * logit;
+}
+
+// Numbers that are found before they are added up.
+constexpr std::size_t FOUND = 8 * LANES;
+
+CLONES void bernoulli_row(const float* __restrict output, const float* __restrict x, float* __restrict slope, std::size_t columns,
+                          float* __restrict lanes) {
+    float each[FOUND];
+    for (std::size_t start = 0; start < columns; start += FOUND) {
+        const std::size_t count = std::min(FOUND, columns - start);
+        for (std::size_t place = 0; place < count; ++place) {
+            each[place] = bernoulli_one(output[start + place], x[start + place], slope[start + place]);
+        }
+        std::size_t place = 0;
+        for (; place + LANES <= count; place += LANES) {
+            for (std::size_t lane = 0; lane < LANES; ++lane) lanes[lane] += each[place + lane];
+        }
+        for (std::size_t lane = 0; place + lane < count; ++lane) lanes[lane] += each[place + lane];
+    }
+}
+
+CLONES void gaussian_row(const float* __restrict output, const float* __restrict x, float* __restrict slope, std::size_t columns,
+                         float* __restrict lanes) {
+    std::size_t column = 0;
+    for (; column + LANES <= columns; column += LANES) {
+        for (std::size_t lane = 0; lane < LANES; ++lane) {
+            const float away = output[column + lane] - x[column + lane];
+            slope[column + lane] = away;
+            lanes[lane] += away * away;
+        }
+    }
+    for (std::size_t lane = 0; column + lane < columns; ++lane) {
+        const float away = output[column + lane] - x[column + lane];
+        slope[column + lane] = away;
+        lanes[lane] += away * away;
+    }
+}
+
+// Sixteen floats, which the compiler keeps in as many registers as the CPU needs for them.
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+
+CLONES void square_lanes(const float* __restrict values, std::size_t count, double* __restrict lanes) {
+    // Some hundred squares at a time are added up in 32 bits, in four sums that do not wait for each other.
+    constexpr std::size_t AT_ONCE = 4 * LANES, BLOCK = 16 * AT_ONCE;
+    std::size_t place = 0;
+    while (place + AT_ONCE <= count) {
+        const std::size_t end = std::min(count, place + BLOCK);
+        Lanes sums[4] = {};
+        for (; place + AT_ONCE <= end; place += AT_ONCE) {
+            Lanes read[4];
+            std::memcpy(read, values + place, sizeof read);
+            for (int part = 0; part < 4; ++part) sums[part] += read[part] * read[part];
+        }
+        const Lanes sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (std::size_t lane = 0; lane < LANES; ++lane) lanes[lane] += static_cast<double>(sum[lane]);
+    }
+    for (; place < count; ++place) lanes[place % LANES] += static_cast<double>(values[place]) * static_cast<double>(values[place]);
+}
+
+CLONES void adamw_plainly(float* __restrict weights, const float* __restrict gradient, float* __restrict first,
+                          float* __restrict second, std::size_t count, const AdamNumbers& with) {
+    const AdamNumbers n = with;
+    for (std::size_t place = 0; place < count; ++place) {
+        const float g = gradient[place];
+        const float m = first[place] + (1.0f - n.beta1) * (g - first[place]);
+        const float v = n.beta2 * second[place] + (1.0f - n.beta2) * g * g;
+        first[place] = m;
+        second[place] = v;
+        weights[place] = weights[place] * n.decay - n.step * (m / (std::sqrt(v) * n.correction + n.epsilon));
+    }
+}
+
+#ifdef LATENTE_X86
+// A root and a division of sixteen numbers take longer than all the rest. Both are made from estimates of 14 bits that one step
+// of Newton's method brings to less than 2 units in the last place.
+__attribute__((target("avx512f"))) void adamw_avx512(float* weights, const float* gradient, float* first, float* second,
+                                                     std::size_t count, const AdamNumbers& with) {
+    const __m512 decay = _mm512_set1_ps(with.decay), step = _mm512_set1_ps(-with.step);
+    const __m512 taken1 = _mm512_set1_ps(1.0f - with.beta1), taken2 = _mm512_set1_ps(1.0f - with.beta2);
+    const __m512 beta2 = _mm512_set1_ps(with.beta2), correction = _mm512_set1_ps(with.correction);
+    const __m512 epsilon = _mm512_set1_ps(with.epsilon), least = _mm512_set1_ps(1e-36f);
+    const __m512 half = _mm512_set1_ps(0.5f), three_halves = _mm512_set1_ps(1.5f), two = _mm512_set1_ps(2.0f);
+    for (std::size_t place = 0; place < count; place += 16) {
+        const __mmask16 there = count - place >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - place)) - 1);
+        const __m512 g = _mm512_maskz_loadu_ps(there, gradient + place);
+        __m512 m = _mm512_maskz_loadu_ps(there, first + place);
+        __m512 v = _mm512_maskz_loadu_ps(there, second + place);
+        __m512 w = _mm512_maskz_loadu_ps(there, weights + place);
+        m = _mm512_fmadd_ps(taken1, _mm512_sub_ps(g, m), m);
+        v = _mm512_fmadd_ps(_mm512_mul_ps(taken2, g), g, _mm512_mul_ps(beta2, v));
+        _mm512_mask_storeu_ps(first + place, there, m);
+        _mm512_mask_storeu_ps(second + place, there, v);
+        // No product on the way to the root may leave the range of normal numbers.
+        const __m512 held = _mm512_max_ps(v, least);
+        __m512 root = _mm512_rsqrt14_ps(held);
+        root = _mm512_mul_ps(root, _mm512_fnmadd_ps(_mm512_mul_ps(half, held), _mm512_mul_ps(root, root), three_halves));
+        const __m512 spread = _mm512_fmadd_ps(_mm512_mul_ps(v, root), correction, epsilon);
+        __m512 inverse = _mm512_rcp14_ps(spread);
+        inverse = _mm512_mul_ps(inverse, _mm512_fnmadd_ps(spread, inverse, two));
+        w = _mm512_fmadd_ps(_mm512_mul_ps(step, m), inverse, _mm512_mul_ps(w, decay));
+        _mm512_mask_storeu_ps(weights + place, there, w);
+    }
+}
+#endif
+
+}  // namespace
+
+void adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with) {
+    const Flushed flushed;
+#ifdef LATENTE_X86
+    // The estimates have no value where the divisor leaves the range of normal numbers, as a very small epsilon may have it.
+    static const bool wide = __builtin_cpu_supports("avx512f");
+    if (wide && with.epsilon > 1e-30f) return adamw_avx512(weights, gradient, first, second, count, with);
+#endif
+    adamw_plainly(weights, gradient, first, second, count, with);
+}
+
+double squares(const float* values, std::size_t count) {
+    const Flushed flushed;
+    double lanes[LANES] = {};
+    square_lanes(values, count, lanes);
+    return total(lanes);
+}
+
+float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli) {
+    const Flushed flushed;
+    float lanes[LANES] = {};
+    if (bernoulli) {
+        bernoulli_row(output, x, slope, columns, lanes);
+        return total(lanes);
+    }
+    gaussian_row(output, x, slope, columns, lanes);
+    return 0.5f * total(lanes);
+}
+
+CLONES void let_through(const float* grad, const float* seen, float* out, float* sums, std::size_t rows, std::size_t columns,
+                        std::size_t from) {
+    const std::size_t count = std::min(COLUMNS, columns - from);
+    float sum[COLUMNS] = {};
+    for (std::size_t row = 0; row < rows; ++row) {
+        const float* line = grad + row * columns + from;
+        if (seen != nullptr) {
+            const float* above = seen + row * columns + from;
+            float* left = out + row * columns + from;
+            // The gradient may be written in its own place, and never in another.
+#pragma GCC ivdep
+            for (std::size_t column = 0; column < count; ++column) left[column] = above[column] <= 0.0f ? 0.0f : line[column];
+            line = left;
+        }
+        if (sums != nullptr) {
+#pragma GCC ivdep
+            for (std::size_t column = 0; column < count; ++column) sum[column] += line[column];
+        }
+    }
+    if (sums != nullptr) std::copy(sum, sum + count, sums + from);
+}
+
+CLONES void scale(const float* __restrict values, float factor, float* __restrict out, std::size_t count) {
+    for (std::size_t place = 0; place < count; ++place) out[place] = values[place] * factor;
+}
+
+CLONES void prepare(const float* __restrict values, const float* __restrict shifts, const float* __restrict scales, bool unit,
+                    float* __restrict out, std::size_t count) {
+    if (unit) {
+        for (std::size_t place = 0; place < count; ++place) {
+            const float scaled = (values[place] - shifts[place]) / scales[place];
+            out[place] = scaled < 0.0f ? 0.0f : scaled > 1.0f ? 1.0f : scaled;
+        }
+    } else {
+        for (std::size_t place = 0; place < count; ++place) out[place] = (values[place] - shifts[place]) / scales[place];
+    }
+}
+
+CLONES void gaussian_code(const float* __restrict both, const float* __restrict noise, float limit, float* __restrict z,
+                          float* __restrict spread, float* __restrict divergence, std::size_t rows, std::size_t latent) {
+    std::fill(divergence, divergence + latent, 0.0f);
+    for (std::size_t row = 0; row < rows; ++row) {
+        const float *mean = both + row * 2 * latent, *logs = mean + latent;
+        for (std::size_t unit = 0; unit < latent; ++unit) {
+            const std::size_t place = row * latent + unit;
+            const float log_variance = logs[unit] < -limit ? -limit : logs[unit] > limit ? limit : logs[unit];
+            const float s = exponential(0.5f * log_variance);
+            spread[place] = s;
+            z[place] = mean[unit] + s * noise[place];
+            divergence[unit] += 0.5f * (mean[unit] * mean[unit] + s * s - log_variance - 1.0f);
+        }
+    }
+}
+
+CLONES void gaussian_code_slope(const float* __restrict both, const float* __restrict noise, const float* __restrict spread,
+                                float limit, const float* __restrict z_grad, const float* __restrict divergence_grad,
+                                float* __restrict slope, std::size_t rows, std::size_t latent) {
+    for (std::size_t row = 0; row < rows; ++row) {
+        const float *mean = both + row * 2 * latent, *logs = mean + latent;
+        float *mean_slope = slope + row * 2 * latent, *log_slope = mean_slope + latent;
+        for (std::size_t unit = 0; unit < latent; ++unit) {
+            const std::size_t place = row * latent + unit;
+            const float s = spread[place], drawn = z_grad != nullptr ? z_grad[place] : 0.0f;
+            const float pressed = divergence_grad != nullptr ? divergence_grad[unit] : 0.0f;
+            const bool held = logs[unit] < -limit || logs[unit] > limit;
+            mean_slope[unit] = drawn + pressed * mean[unit];
+            log_slope[unit] = held ? 0.0f : 0.5f * (drawn * noise[place] * s + pressed * (s * s - 1.0f));
+        }
+    }
+}
+
+CLONES void add_bias(const float* x, const float* bias, float* out, std::size_t columns, bool relu) {
+    if (relu) {
+        // Written so that a number that is none stays one.
+#pragma GCC ivdep
+        for (std::size_t column = 0; column < columns; ++column) {
+            const float sum = x[column] + bias[column];
+            out[column] = sum < 0.0f ? 0.0f : sum;
+        }
+    } else {
+#pragma GCC ivdep
+        for (std::size_t column = 0; column < columns; ++column) out[column] = x[column] + bias[column];
+    }
+}
+
+}  // namespace latente

@@ -1,0 +1,53 @@
+// The loops of a step that libtorch has only in several passes, over plain memory. Each works on a stretch, so that a caller
+// may divide the whole among threads; none knows of threads or tensors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace latente {
+
+// What one step of AdamW multiplies by.
+struct AdamNumbers {
+    float decay;       // 1 - lr * weight_decay
+    float beta1;
+    float beta2;
+    float step;        // lr / (1 - beta1^steps)
+    float correction;  // 1 / sqrt(1 - beta2^steps)
+    float epsilon;
+};
+
+void adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with);
+
+// The sum of squares. What is added to what does not depend on the vectors of the CPU.
+double squares(const float* values, std::size_t count);
+
+// Of one row: -log p of values `x` under logits (`bernoulli`) or else means of unit variance and without the constant; its slope
+// over them goes to `slope`.
+float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli);
+
+// Of rows of a gradient of so many `columns`, those from column `from` on, up to COLUMNS of them: where `seen` is given, `out`, which
+// may be the gradient itself, becomes what of it is let through, where that is above zero; where `sums` is given, it becomes the
+// sums over rows of what is let through.
+constexpr std::size_t COLUMNS = 64;
+void let_through(const float* grad, const float* seen, float* out, float* sums, std::size_t rows, std::size_t columns, std::size_t from);
+
+// out = values * factor.
+void scale(const float* values, float factor, float* out, std::size_t count);
+
+// out = (values - shifts) / scales, with `unit` held between 0 and 1.
+void prepare(const float* values, const float* shifts, const float* scales, bool unit, float* out, std::size_t count);
+
+// Draws of codes: rows of `both` are `latent` means, then as many logarithms of variances, which count within ±limit. z = mean +
+// spread * noise; `divergence` becomes the sums over rows of KL(N(mean, spread²) || N(0, 1)) of each unit.
+void gaussian_code(const float* both, const float* noise, float limit, float* z, float* spread, float* divergence, std::size_t rows,
+                   std::size_t latent);
+
+// The slope of both over `both`, of those that are given.
+void gaussian_code_slope(const float* both, const float* noise, const float* spread, float limit, const float* z_grad,
+                         const float* divergence_grad, float* slope, std::size_t rows, std::size_t latent);
+
+// out = x + bias, and where `relu` is set nothing below zero stays; `out` may be `x`.
+void add_bias(const float* x, const float* bias, float* out, std::size_t columns, bool relu);
+
+}  // namespace latente
