@@ -52,6 +52,8 @@ pub async fn serve(config: ServerConfig) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     announce(&config, &app, &listener)?;
+    let jobs = app.jobs.clone();
+    tokio::spawn(async move { jobs.warm_up().await });
     let stop = CancellationToken::new();
     let service = tokio::spawn(server::serve(listener, router(app.clone()), stop.clone()));
     signal().await?;
@@ -77,9 +79,8 @@ fn announce(config: &ServerConfig, app: &App, listener: &TcpListener) -> anyhow:
         count => format!("CPU ({}), {count} CUDA GPU(s)", devices.cpu),
     };
     let text = format!(
-        "listening on http://{address}\n  try       http://{address}/docs\n  devices   {device}\n  training  {} at once, {} thread(s) each\n  data      {}\n",
-        config.jobs.workers,
-        config.jobs.trainer.threads,
+        "listening on http://{address}\n  try       http://{address}/docs\n  devices   {device}\n  training  {}\n  data      {}\n",
+        config.jobs.words(),
         std::path::absolute(&config.data)?.display()
     );
     // Whoever started the server may read the first line and close the pipe: that is no reason to end.

@@ -26,17 +26,21 @@ pub struct Settings {
     /// Directory of the database and the rows of datasets; made when it is not there. [default: latente-data]
     #[arg(long, env = "LATENTE_DATA", value_name = "DIRECTORY")]
     data: Option<PathBuf>,
-    /// Jobs that train at once. [default: half the cores]
+    /// Jobs that train at once. [default: as many as have room on the cores: a small job takes one, a large one its --threads]
     #[arg(long, env = "LATENTE_WORKERS", value_name = "NUMBER")]
     workers: Option<usize>,
-    /// Threads of each trainer. Results depend on it, so keep it the same to reproduce them.
-    /// [default: the cores divided by the workers]
+    /// Threads of a trainer of a large job. Results depend on it, so keep it the same to reproduce them.
+    /// [default: the cores divided by the workers, or by half the cores where --workers is not set]
     #[arg(long, env = "LATENTE_THREADS", value_name = "NUMBER")]
     threads: Option<usize>,
     /// MiB of memory that each trainer may have of its own; a job that needs more fails. The rows it reads do not count.
     /// [default: no limit]
     #[arg(long, env = "LATENTE_TRAINER_MIB", value_name = "MIB")]
     trainer_mib: Option<u64>,
+    /// Make trainers as copies of a process that has loaded libtorch once: they start at once, and this process has some 60 MiB of
+    /// memory of its own. Otherwise each loads libtorch itself, a quarter of a second long. [default: true]
+    #[arg(long, env = "LATENTE_TRAINER_COPIES", value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new())]
+    trainer_copies: Option<bool>,
     /// Threads of inference. [default: the cores]
     #[arg(long, env = "LATENTE_INFERENCE_THREADS", value_name = "NUMBER")]
     inference_threads: Option<usize>,
@@ -91,6 +95,7 @@ impl Settings {
             workers: self.workers.or(file.workers),
             threads: self.threads.or(file.threads),
             trainer_mib: self.trainer_mib.or(file.trainer_mib),
+            trainer_copies: self.trainer_copies.or(file.trainer_copies),
             inference_threads: self.inference_threads.or(file.inference_threads),
             resident_mib: self.resident_mib.or(file.resident_mib),
             upload_mib: self.upload_mib.or(file.upload_mib),
@@ -112,8 +117,10 @@ impl Settings {
                 "--listen {listen} can be reached by others, and this version has no keys: anybody there could read and delete everything. Listen on 127.0.0.1, or add --insecure if the network is yours alone."
             );
         }
-        let workers = self.workers.unwrap_or((cores / 2).max(1));
-        let threads = self.threads.unwrap_or((cores / workers.max(1)).max(1));
+        // Left alone, as many jobs run at once as have room on the cores. Results depend on the threads, so their number does not
+        // depend on what else runs.
+        let workers = self.workers.unwrap_or(cores);
+        let threads = self.threads.unwrap_or((cores / self.workers.unwrap_or(cores / 2).max(1)).max(1));
         for (name, value) in [
             ("--workers", workers),
             ("--threads", threads),
@@ -126,7 +133,7 @@ impl Settings {
         if let Some(mib) = self.trainer_mib.filter(|mib| !TRAINER_MIB.contains(mib)) {
             bail!("--trainer-mib is {mib}; allowed are {} to {}", TRAINER_MIB.start(), TRAINER_MIB.end());
         }
-        if workers * threads > cores {
+        if self.workers.is_some() && workers * threads > cores {
             eprintln!(
                 "warning: {workers} workers with {threads} threads each are more than the {cores} cores of this machine; training will be slower than with fewer"
             );
@@ -138,7 +145,9 @@ impl Settings {
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             jobs: JobsConfig {
                 workers,
+                cores: self.workers.is_none().then_some(cores),
                 trainer: TrainerConfig { executable, threads, memory_bytes: self.trainer_mib.map(|mib| mib * MIB) },
+                copies: self.trainer_copies.unwrap_or(true),
             },
             serving: ServingConfig {
                 threads: self.inference_threads.unwrap_or(cores).max(1),

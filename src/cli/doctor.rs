@@ -36,11 +36,7 @@ pub(super) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
             say(false, "libtorch", format!("a trainer cannot be started: {error}. Run `make setup` and build again."))
         }
     }
-    say(
-        true,
-        "training",
-        format!("{} job(s) at once, {} thread(s) each", config.jobs.workers, config.jobs.trainer.threads),
-    );
+    say(true, "training", config.jobs.words());
     let existed = config.data.exists();
     match Store::open(&config.data).await {
         Ok(store) => {

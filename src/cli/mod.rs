@@ -10,7 +10,7 @@ mod file;
 mod inspect;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -54,7 +54,7 @@ enum Command {
     #[command(hide = true)]
     Trainer {
         /// The directory with the request.
-        #[arg(required_unless_present = "probe")]
+        #[arg(required_unless_present_any = ["probe", "template"])]
         directory: Option<PathBuf>,
         /// Bytes of memory that this process may have of its own.
         #[arg(long)]
@@ -62,6 +62,9 @@ enum Command {
         /// Only say what libtorch finds here.
         #[arg(long)]
         probe: bool,
+        /// Become a trainer in each copy that standard input, a socket, asks for.
+        #[arg(long)]
+        template: bool,
     },
 }
 
@@ -88,13 +91,19 @@ pub fn run() -> anyhow::Result<()> {
             runtime()?.block_on(doctor::run(&config))
         }
         Command::Trainer { probe: true, .. } => jobs::trainer::probe(),
-        Command::Trainer { directory, memory_bytes, .. } => {
-            if let Some(bytes) = memory_bytes {
-                jobs::trainer::limit_memory(bytes)?;
-            }
-            jobs::trainer::run(&directory.unwrap_or_default())
-        }
+        Command::Trainer { template: true, .. } => match jobs::template::run()? {
+            Some(birth) => train(&birth.directory, birth.memory_bytes),
+            None => Ok(()),
+        },
+        Command::Trainer { directory, memory_bytes, .. } => train(&directory.unwrap_or_default(), memory_bytes),
     }
+}
+
+fn train(directory: &Path, memory_bytes: Option<u64>) -> anyhow::Result<()> {
+    if let Some(bytes) = memory_bytes {
+        jobs::trainer::limit_memory(bytes)?;
+    }
+    jobs::trainer::run(directory)
 }
 
 /// Every fault of a refusal, for people.

@@ -11,7 +11,7 @@ use super::file::FileArgs;
 use crate::domain::job::Progress;
 use crate::domain::metric::Metric;
 use crate::jobs::messages::{INIT, Message, Order, Request, Task};
-use crate::jobs::process::{Ending, TrainerConfig, TrainerProcess};
+use crate::jobs::process::{Ending, TrainerConfig, TrainerProcess, Trainers};
 use crate::training::observer::Chosen;
 use crate::training::presets::presets;
 use crate::training::spec::TrainSpec;
@@ -88,10 +88,11 @@ impl Train {
             rows: ingested.rows,
             left_ms: None,
             rest_at: None,
+            every_epoch: false,
             task: Task::Train,
             inference: None,
         };
-        let process = TrainerProcess::start(&trainer, scratch.path(), &request, None).await?;
+        let process = TrainerProcess::start(&Trainers::fresh(trainer), scratch.path(), &request, None).await?;
         let (metrics, artifact) = self.follow(process, request.spec.epochs()).await?;
         write_aside(&self.output, &artifact)?;
         let figures: std::collections::BTreeMap<&str, f64> =

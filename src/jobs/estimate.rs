@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Jobs;
 use super::messages::{Message, Request, Task};
-use super::process::{Ending, TrainerConfig, TrainerProcess};
+use super::process::{Ending, TrainerProcess, Trainers};
 use super::trainer;
 use crate::data::dataset::Schema;
 use crate::domain::job::RunOptions;
@@ -125,17 +125,17 @@ impl Jobs {
         })?;
         let needs = Needs::of(&spec, &dataset.schema);
         let limit_bytes = options.memory_bytes(self.config().trainer.memory_bytes);
-        let trainer = self.config().trainer.with_memory(limit_bytes);
+        let trainers = self.shared.trainers.with_memory(limit_bytes);
         let request = Request {
             task: Task::Probe { ms: TIMED.as_millis() as u64 },
             ..Request::train(spec, dataset, &self.shared.store)?
         };
-        let seen = match look(&trainer, &self.shared.store, &request).await? {
+        let seen = match look(&trainers, &self.shared.store, &request).await? {
             Look::Seen(seen) => Some(seen),
             Look::TooSlow => None,
             Look::Failed(refusal) => return Err(refusal.into()),
             Look::OutOfMemory => {
-                let fits = fitting_batch(&trainer, &self.shared.store, &request).await;
+                let fits = fitting_batch(&trainers, &self.shared.store, &request).await;
                 return Err(out_of_memory(&request.spec, limit_bytes, fits).into());
             }
         };
@@ -146,14 +146,14 @@ impl Jobs {
 
 /// The largest batch among halves of a job's own with which it trains in the memory that it may have, found by trying. It begins
 /// near what is expected to fit. `None` when none did.
-pub(super) async fn fitting_batch(trainer: &TrainerConfig, store: &Store, request: &Request) -> Option<u32> {
+pub(super) async fn fitting_batch(trainers: &Trainers, store: &Store, request: &Request) -> Option<u32> {
     let needs = Needs::of(&request.spec, &request.schema);
-    let bytes = trainer.memory_bytes.map_or(u64::MAX, |bytes| bytes.saturating_mul(2));
+    let bytes = trainers.config.memory_bytes.map_or(u64::MAX, |bytes| bytes.saturating_mul(2));
     let mut rows = needs.fitting_batch(bytes)?;
     for _ in 0..TRIES {
         let mut smaller = Request { task: Task::Probe { ms: 0 }, ..request.clone() };
         smaller.spec.training.batch_size = u32::try_from(rows).ok();
-        match look(trainer, store, &smaller).await {
+        match look(trainers, store, &smaller).await {
             Ok(Look::Seen(_)) => return u32::try_from(rows).ok(),
             Ok(Look::OutOfMemory) if rows > 1 => rows /= 2,
             _ => return None,
@@ -177,10 +177,10 @@ pub(super) fn out_of_memory(spec: &TrainSpec, limit_bytes: Option<u64>, fits: Op
     Refusal { detail, errors: vec![fault], ..general }
 }
 
-async fn look(trainer: &TrainerConfig, store: &Store, request: &Request) -> Result<Look, StoreError> {
+async fn look(trainers: &Trainers, store: &Store, request: &Request) -> Result<Look, StoreError> {
     let scratch = store.scratch()?;
     let deadline = Instant::now() + LOOK_MOST;
-    let mut process = TrainerProcess::start(trainer, scratch.directory(), request, None).await?;
+    let mut process = TrainerProcess::start(trainers, scratch.directory(), request, None).await?;
     let mut batch = Vec::new();
     loop {
         if tokio::time::timeout_at(deadline, process.receive(&mut batch)).await.is_err() {

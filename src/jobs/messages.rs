@@ -40,6 +40,9 @@ pub struct Request {
     pub left_ms: Option<u64>,
     /// Stop after so many epochs, with a checkpoint: where a sweep compares its trials.
     pub rest_at: Option<u32>,
+    /// Offer a checkpoint after every epoch, however short it is: somebody wants to keep them.
+    #[serde(default)]
+    pub every_epoch: bool,
     /// What becomes of it.
     pub task: Task,
     /// What a model is asked about the rows, where none is trained. `spec` is then what the model was trained by.
@@ -60,6 +63,7 @@ impl Request {
             rows: dataset.rows,
             left_ms: None,
             rest_at: None,
+            every_epoch: false,
             task: Task::Train,
             inference: None,
         })

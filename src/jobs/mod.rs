@@ -10,10 +10,13 @@ mod asking;
 pub mod estimate;
 pub mod exporter;
 pub mod feed;
+mod fork;
 mod log;
 pub mod messages;
+mod nursery;
 pub mod process;
 mod sweeps;
+pub mod template;
 pub mod trainer;
 mod worker;
 
@@ -26,6 +29,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::data::dataset::Schema;
 use crate::domain::id::{JobId, ModelId};
 use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
 use crate::domain::limits::{MODEL_EXPORTS, PROBES};
@@ -41,7 +45,7 @@ use crate::training::inference::InferenceSpec;
 use crate::training::spec::TrainSpec;
 use exporter::ExportFault;
 use feed::Feed;
-use process::TrainerConfig;
+use process::{TrainerConfig, Trainers};
 
 /// With as many deaths of its trainer, without a new checkpoint in between, a job fails.
 pub const MAX_DEATHS: u32 = 3;
@@ -53,10 +57,27 @@ const EXPORT_WAIT: Duration = Duration::from_secs(30);
 /// What the operator set.
 #[derive(Clone, Debug)]
 pub struct JobsConfig {
-    /// Jobs that run at once.
+    /// Jobs that run at once, at most.
     pub workers: usize,
+    /// Cores that jobs share: each takes as many as it has threads. `None` when any job may run beside any other.
+    pub cores: Option<usize>,
     /// How trainers are started.
     pub trainer: TrainerConfig,
+    /// Whether they are copies of a process that has libtorch loaded already.
+    pub copies: bool,
+}
+
+impl JobsConfig {
+    /// How many jobs run at once, and with how many threads, for people.
+    pub fn words(&self) -> String {
+        let (workers, threads) = (self.workers, self.trainer.threads);
+        match self.cores {
+            Some(cores) => {
+                format!("as many at once as {cores} core(s) allow, with 1 to {threads} thread(s) by their size")
+            }
+            None => format!("{workers} at once, {threads} thread(s) each"),
+        }
+    }
 }
 
 /// The handle of this floor. Cheap to clone.
@@ -64,7 +85,6 @@ pub struct JobsConfig {
 pub struct Jobs {
     shared: Arc<Shared>,
     tasks: Arc<Mutex<JoinSet<()>>>,
-    devices: Arc<Devices>,
     config: Arc<JobsConfig>,
     /// Jobs that are looked at before they are queued.
     probing: Arc<Semaphore>,
@@ -72,10 +92,26 @@ pub struct Jobs {
     exports: Arc<Semaphore>,
 }
 
+/// The cores that jobs share.
+struct Cores {
+    all: u32,
+    free: Semaphore,
+    /// Held while some are taken.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Cores {
+    fn new(all: usize) -> Self {
+        Self { all: all.max(1) as u32, free: Semaphore::new(all.max(1)), turn: tokio::sync::Mutex::default() }
+    }
+}
+
 struct Shared {
     store: Store,
     feed: Feed,
-    trainer: TrainerConfig,
+    trainers: Trainers,
+    devices: Devices,
+    cores: Option<Cores>,
     owner: String,
     queued: Notify,
     shutdown: CancellationToken,
@@ -84,6 +120,15 @@ struct Shared {
 }
 
 impl Shared {
+    /// Threads of the trainer of a job.
+    fn threads(&self, job: &Job, schema: &Schema) -> u32 {
+        let all = self.trainers.config.threads.max(1) as u32;
+        // Beside a GPU, and where a model is asked, nothing is left out.
+        let trains_here =
+            job.inference.is_none() && self.devices.choose(job.spec.training.device) == Ok(tch::Device::Cpu);
+        if trains_here { job.spec.threads(schema, all) } else { all }
+    }
+
     fn enlist(&self, job: JobId) -> Arc<Notify> {
         let stop = Arc::new(Notify::new());
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(job, Arc::clone(&stop));
@@ -116,7 +161,13 @@ impl Jobs {
         let shared = Arc::new(Shared {
             store,
             feed: Feed::default(),
-            trainer: config.trainer.clone(),
+            trainers: if config.copies {
+                Trainers::copied(config.trainer.clone())
+            } else {
+                Trainers::fresh(config.trainer.clone())
+            },
+            devices,
+            cores: config.cores.map(Cores::new),
             owner: format!("pid-{}", std::process::id()),
             queued: Notify::new(),
             shutdown: CancellationToken::new(),
@@ -133,7 +184,6 @@ impl Jobs {
         Ok(Self {
             shared,
             tasks: Arc::new(Mutex::new(tasks)),
-            devices: Arc::new(devices),
             config: Arc::new(config),
             probing: Arc::new(Semaphore::new(PROBES)),
             exports: Arc::new(Semaphore::new(MODEL_EXPORTS)),
@@ -152,7 +202,7 @@ impl Jobs {
         options: RunOptions,
         idempotency_key: Option<String>,
     ) -> Result<Job, StoreError> {
-        self.devices.choose(spec.training.device)?;
+        self.shared.devices.choose(spec.training.device)?;
         if let Some(id) = spec.init_from {
             self.require_kin(&spec, id).await?;
         }
@@ -174,7 +224,7 @@ impl Jobs {
         options: RunOptions,
         idempotency_key: Option<&str>,
     ) -> Result<Job, StoreError> {
-        self.devices.choose(spec.device())?;
+        self.shared.devices.choose(spec.device())?;
         let (trained_by, max_deaths) = (&model.spec, MAX_DEATHS);
         let new = NewInference { spec, model: model.id, trained_by, max_deaths, priority, options, idempotency_key };
         let (job, _) = self.shared.store.insert_inference(&new).await?;
@@ -231,7 +281,7 @@ impl Jobs {
     pub async fn retry(&self, id: JobId, from: RetryFrom, key: Option<&str>) -> Result<Job, StoreError> {
         let parent = self.shared.store.job(id).await?;
         let device = parent.inference.as_ref().map_or(parent.spec.training.device, InferenceSpec::device);
-        self.devices.choose(device)?;
+        self.shared.devices.choose(device)?;
         let job = self.shared.store.retry(id, from, MAX_DEATHS, key).await?;
         self.shared.queued.notify_one();
         Ok(job)
@@ -247,7 +297,7 @@ impl Jobs {
             let detail = "as many models are being exported as this server exports at once; try again in a moment";
             return Err(Refusal::new(Code::Overloaded, detail).into());
         };
-        exporter::export(&self.shared.trainer, directory, model, part, form).await
+        exporter::export(&self.shared.trainers.config, directory, model, part, form).await
     }
 
     /// Lets a job that has succeeded go on for more epochs, as another job. With a key that was used before, answers with that job.
@@ -255,7 +305,7 @@ impl Jobs {
     /// # Errors
     /// As [`Store::extend`] has them, or its device is gone.
     pub async fn extend(&self, id: JobId, epochs: u32, key: Option<&str>) -> Result<Job, StoreError> {
-        self.devices.choose(self.shared.store.job(id).await?.spec.training.device)?;
+        self.shared.devices.choose(self.shared.store.job(id).await?.spec.training.device)?;
         let job = self.shared.store.extend(id, epochs, MAX_DEATHS, key).await?;
         self.shared.queued.notify_one();
         Ok(job)
@@ -284,7 +334,8 @@ impl Jobs {
 
     /// Workers that have nothing to do.
     pub fn idle_workers(&self) -> usize {
-        self.config.workers.max(1).saturating_sub(self.shared.running().len())
+        let idle = self.config.workers.max(1).saturating_sub(self.shared.running().len());
+        self.shared.cores.as_ref().map_or(idle, |cores| idle.min(cores.free.available_permits()))
     }
 
     fn stop(&self, id: JobId) {
@@ -301,7 +352,7 @@ impl Jobs {
 
     /// What libtorch finds here.
     pub fn devices(&self) -> &Devices {
-        &self.devices
+        &self.shared.devices
     }
 
     /// What the operator set.
@@ -314,11 +365,17 @@ impl Jobs {
         self.shared.shutdown.clone()
     }
 
+    /// Gets everything ready that the first job would have to wait for.
+    pub async fn warm_up(&self) {
+        self.shared.trainers.warm_up().await;
+    }
+
     /// Asks every trainer to make a checkpoint and stop, returns their jobs to the queue, and waits for all that.
     pub async fn shut_down(&self) {
         self.shared.shutdown.cancel();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         while tasks.join_next().await.is_some() {}
+        self.shared.trainers.close().await;
     }
 }
 

@@ -1,17 +1,22 @@
 //! A trainer process, seen from the worker that drives it.
 //!
-//! libtorch's thread counts are fixed when it loads, so they are set in the child's environment. The child is in a process
+//! It is a copy of a process that has libtorch loaded already ([`nursery`](super::nursery)), or it is started by itself. libtorch's thread
+//! counts are fixed when it loads, so they are set in the environment. The child is in a process
 //! group of its own: a Ctrl-C at a terminal reaches the server alone, which then asks its children to stop.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::messages::{Message, Order, REQUEST, RESUME, Request};
+use super::nursery::{Copied, Nursery};
 use crate::domain::limits::{LOG_LINE_BYTES, TRAINER_MESSAGE_BYTES};
 use crate::training::device::Devices;
 
@@ -21,6 +26,9 @@ const MESSAGES: usize = 256;
 const LAST_WORDS_BYTES: usize = 4096;
 /// Lines of its standard error that wait for the worker. What comes beyond them is lost to the log.
 const SAID_LINES: usize = 1024;
+/// Where memory is limited, tensors of so many bytes and more go back to the system as soon as they are dropped. Left to itself glibc
+/// keeps ever larger ones, and what it keeps in pieces counts against the limit too.
+pub(super) const LARGE_BYTES: i32 = 1 << 20;
 
 /// How trainers are started.
 #[derive(Clone, Debug)]
@@ -39,24 +47,29 @@ impl TrainerConfig {
         Self { memory_bytes, ..self.clone() }
     }
 
-    fn command(&self) -> Command {
+    /// This program with what holds for every trainer.
+    pub(super) fn bare_command(&self) -> Command {
         let mut command = Command::new(&self.executable);
         let threads = self.threads.max(1).to_string();
-        command.arg("trainer");
-        if let Some(bytes) = self.memory_bytes {
-            command.arg("--memory-bytes").arg(bytes.to_string());
-            // A backtrace takes memory. Where there is none left, a process that wants one waits for itself for ever.
-            command.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
-            // Tensors of a MiB and more go back to the system as soon as they are dropped. Left to itself glibc keeps ever larger
-            // ones, and what it keeps in pieces counts against the limit too.
-            command.env("MALLOC_MMAP_THRESHOLD_", "1048576");
-        }
         command.env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
         // Threads that wait for each other spin for some microseconds, then sleep:
         // libgomp's own choice made a trainer beside two busy processes on two cores twice as slow as this; threads that
         // sleep at once made it half as fast alone.
         command.env("GOMP_SPINCOUNT", "20000");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+        command.kill_on_drop(true).process_group(0);
+        command
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.bare_command();
+        command.arg("trainer");
+        if let Some(bytes) = self.memory_bytes {
+            command.arg("--memory-bytes").arg(bytes.to_string());
+            // A backtrace takes memory. Where there is none left, a process that wants one waits for itself for ever.
+            command.env("RUST_BACKTRACE", "0").env("RUST_LIB_BACKTRACE", "0");
+            command.env("MALLOC_MMAP_THRESHOLD_", LARGE_BYTES.to_string());
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -75,10 +88,103 @@ impl TrainerConfig {
     }
 }
 
+/// Starts trainers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Trainers {
+    /// How they are started by themselves.
+    pub config: TrainerConfig,
+    nursery: Option<Arc<Nursery>>,
+}
+
+impl Trainers {
+    /// Each is started by itself, and loads libtorch.
+    pub fn fresh(config: TrainerConfig) -> Self {
+        Self { config, nursery: None }
+    }
+
+    /// They are copies of a process that has libtorch loaded already.
+    pub fn copied(config: TrainerConfig) -> Self {
+        Self { nursery: Some(Arc::new(Nursery::new(config.clone()))), config }
+    }
+
+    /// The same with another limit of memory.
+    pub fn with_memory(&self, memory_bytes: Option<u64>) -> Self {
+        Self { config: self.config.with_memory(memory_bytes), nursery: self.nursery.clone() }
+    }
+
+    /// Gets everything ready that the first trainer would have to wait for.
+    pub async fn warm_up(&self) {
+        if let Some(nursery) = &self.nursery {
+            nursery.warm_up().await;
+        }
+    }
+
+    /// Ends what was got ready.
+    pub async fn close(&self) {
+        if let Some(nursery) = &self.nursery {
+            nursery.close().await;
+        }
+    }
+
+    /// A trainer on the request in `directory`, and this side's ends of its standard streams.
+    async fn start(&self, directory: &Path) -> std::io::Result<(Body, pipe::Sender, [pipe::Receiver; 2])> {
+        let ((orders, input), (output, messages), (errors, words)) = (pipe::pipe()?, pipe::pipe()?, pipe::pipe()?);
+        let (input, output, errors) =
+            (input.into_blocking_fd()?, output.into_blocking_fd()?, errors.into_blocking_fd()?);
+        let streams = [input.as_fd(), output.as_fd(), errors.as_fd()];
+        let copied = match &self.nursery {
+            Some(nursery) => nursery.copy(directory, self.config.memory_bytes, streams).await,
+            None => None,
+        };
+        let body = match copied {
+            Some(Ok(copied)) => Body::Copied(copied),
+            other => {
+                if let Some(Err(error)) = other {
+                    tracing::warn!(%error, "A trainer could not be copied; it is started by itself");
+                }
+                let mut command = self.config.command();
+                command.arg(directory).stdin(input).stdout(output).stderr(errors);
+                Body::Own(command.spawn()?)
+            }
+        };
+        Ok((body, orders, [messages, words]))
+    }
+}
+
+/// The process of a trainer. It is killed when this is dropped.
+enum Body {
+    Own(Child),
+    Copied(Copied),
+}
+
+impl Body {
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Own(child) => child.id(),
+            Self::Copied(copied) => Some(copied.pid()),
+        }
+    }
+
+    fn kill(&mut self) {
+        match self {
+            // One that has ended is as good as killed.
+            Self::Own(child) => drop(child.start_kill()),
+            Self::Copied(copied) => copied.kill(),
+        }
+    }
+
+    async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        match self {
+            Self::Own(child) => child.wait().await,
+            Self::Copied(copied) => copied.wait().await,
+        }
+    }
+}
+
 /// A running trainer. It is killed when this is dropped.
 pub struct TrainerProcess {
-    child: Child,
-    orders: ChildStdin,
+    body: Body,
+    orders: pipe::Sender,
     messages: mpsc::Receiver<Message>,
     said: mpsc::Receiver<String>,
     last_words: JoinHandle<String>,
@@ -101,7 +207,7 @@ impl TrainerProcess {
     /// # Errors
     /// The files cannot be written or the process cannot be started.
     pub async fn start(
-        config: &TrainerConfig,
+        trainers: &Trainers,
         directory: &Path,
         request: &Request,
         resume: Option<&[u8]>,
@@ -110,15 +216,12 @@ impl TrainerProcess {
         if let Some(checkpoint) = resume {
             tokio::fs::write(directory.join(RESUME), checkpoint).await?;
         }
-        let mut child = config.command().arg(directory).spawn()?;
-        let orders = child.stdin.take().expect("standard input is piped");
-        let errors = child.stderr.take().expect("standard error is piped");
-        let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let (body, orders, [output, errors]) = trainers.start(directory).await?;
         let (sender, messages) = mpsc::channel(MESSAGES);
-        tokio::spawn(read_messages(lines, sender));
+        tokio::spawn(read_messages(BufReader::new(output), sender));
         let (speaker, said) = mpsc::channel(SAID_LINES);
         let last_words = tokio::spawn(listen(errors, speaker));
-        Ok(Self { child, orders, messages, said, last_words, directory: directory.to_owned() })
+        Ok(Self { body, orders, messages, said, last_words, directory: directory.to_owned() })
     }
 
     /// What it said on standard error since this was last asked, as lines.
@@ -128,7 +231,7 @@ impl TrainerProcess {
 
     /// The operating system's number of the process, for the log.
     pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+        self.body.pid()
     }
 
     /// Waits for messages and moves all there are into `batch`; leaves it empty when the process has closed its output.
@@ -157,10 +260,10 @@ impl TrainerProcess {
     /// Kills the process where it still runs, and tells how it ended.
     pub async fn end(mut self, kill: bool) -> Ending {
         if kill {
-            let _ = self.child.start_kill();
+            self.body.kill();
         }
         drop(self.orders);
-        let status = self.child.wait().await;
+        let status = self.body.wait().await;
         let last_words = self.last_words.await.unwrap_or_default();
         let said = std::iter::from_fn(|| self.said.try_recv().ok()).collect();
         Ending { status, last_words, said }
@@ -169,7 +272,7 @@ impl TrainerProcess {
 
 /// Reads standard error to its end: cut into lines for the log, and its last part for whoever asks why it ended. It must not wait
 /// for anybody, or the trainer would.
-async fn listen(mut errors: ChildStderr, speaker: mpsc::Sender<String>) -> String {
+async fn listen(mut errors: pipe::Receiver, speaker: mpsc::Sender<String>) -> String {
     let (mut words, mut line, mut buffer) = (Vec::new(), Vec::new(), [0; 1024]);
     let tell = |line: &mut Vec<u8>| {
         let text = String::from_utf8_lossy(line).trim_end().to_owned();
@@ -195,7 +298,7 @@ async fn listen(mut errors: ChildStderr, speaker: mpsc::Sender<String>) -> Strin
     String::from_utf8_lossy(&words).trim().to_owned()
 }
 
-async fn read_messages(mut lines: BufReader<tokio::process::ChildStdout>, sender: mpsc::Sender<Message>) {
+async fn read_messages(mut lines: BufReader<pipe::Receiver>, sender: mpsc::Sender<Message>) {
     let mut line = Vec::new();
     loop {
         line.clear();

@@ -25,7 +25,7 @@ impl Jobs {
         idempotency_key: Option<String>,
     ) -> Result<Sweep, StoreError> {
         for (_, trial) in &trials {
-            self.devices.choose(trial.training.device)?;
+            self.shared.devices.choose(trial.training.device)?;
         }
         let rungs = trials.first().map_or_else(Vec::new, |(_, trial)| spec.rungs(trial));
         let new = NewSweep { spec, rungs, trials, max_deaths: MAX_DEATHS, priority, options, idempotency_key };

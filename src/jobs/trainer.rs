@@ -27,6 +27,9 @@ use crate::training::{Assignment, Finished, Outcome, TrainError, train};
 
 /// Progress goes out this often at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Checkpoints are as far apart at least: what is lost without one is trained again sooner than it would be stored. The first of a
+/// process comes as soon as it can, so that whatever is killed again and again still gets on.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(200);
 const MODEL: &str = "model.safetensors";
 
 /// Allows this process so many bytes of memory of its own, from here on. Files that are mapped do not count.
@@ -67,8 +70,16 @@ pub fn run(directory: &Path) -> anyhow::Result<()> {
     let stop = StopFlag::until(deadline).after_epoch(request.rest_at);
     let busy = Arc::new(AtomicBool::new(false));
     obey(stop.clone(), Arc::clone(&busy));
-    let mut reporter =
-        Reporter { directory: directory.to_owned(), busy, sent: None, unsent: None, checkpoints: 0, phase: None };
+    let mut reporter = Reporter {
+        directory: directory.to_owned(),
+        busy,
+        sent: None,
+        unsent: None,
+        checkpoints: 0,
+        checkpoint: None,
+        every_epoch: request.every_epoch,
+        phase: None,
+    };
     let outcome = catch_unwind(AssertUnwindSafe(|| match &request.inference {
         Some(asked) => answerer::work(&request, asked, directory, &mut reporter, &stop),
         None => work(&request, directory, &mut reporter, &stop).and_then(|outcome| said(outcome, directory)),
@@ -208,6 +219,9 @@ pub(super) struct Reporter {
     /// The latest, when it came too soon after another.
     unsent: Option<Progress>,
     checkpoints: u64,
+    /// When the last was made.
+    checkpoint: Option<Instant>,
+    every_epoch: bool,
     phase: Option<Phase>,
 }
 
@@ -248,6 +262,7 @@ impl Observer for Reporter {
             Report::Epoch { epoch, metrics } => send(&Message::Epoch { epoch, metrics }),
             Report::Checkpoint(checkpoint) => {
                 self.checkpoints += 1;
+                self.checkpoint = Some(Instant::now());
                 let file = format!("checkpoint-{}.safetensors", self.checkpoints);
                 match std::fs::write(self.directory.join(&file), checkpoint.to_bytes()) {
                     Ok(()) => {
@@ -266,7 +281,8 @@ impl Observer for Reporter {
     }
 
     fn takes_checkpoint(&self) -> bool {
-        !self.busy.load(Ordering::Acquire)
+        let is_early = self.checkpoint.is_some_and(|made| made.elapsed() < CHECKPOINT_PAUSE);
+        !self.busy.load(Ordering::Acquire) && (self.every_epoch || !is_early)
     }
 }
 

@@ -1,10 +1,12 @@
 //! A worker: claims a job, runs a trainer on it, and records what the trainer says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::sync::SemaphorePermit as Share;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::Shared;
 use super::asking;
@@ -15,12 +17,12 @@ use super::process::{Ending, TrainerProcess};
 use super::trainer;
 use crate::data::Ingested;
 use crate::data::dataset::Schema;
-use crate::domain::job::{JobStatus, Phase, Progress, StopReason};
+use crate::domain::job::{JobStatus, Phase, Progress, Retention, StopReason};
 use crate::domain::metric::Metric;
 use crate::domain::refusal::{Code, Refusal};
-use crate::store::StoreError;
 use crate::store::checkpoints::CheckpointRecord;
-use crate::store::jobs::{EpochRecord, Interruption, Job, Lease};
+use crate::store::jobs::{EpochRecord, Gathered, Interruption, Job, Lease};
+use crate::store::{StoreError, now_ms};
 use crate::training::observer::Chosen;
 
 /// An idle worker looks at the queue this often, in case it missed a call.
@@ -33,6 +35,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 const LOG: Duration = Duration::from_secs(1);
 /// Checkpoints are told in the log this often at most.
 const CHECKPOINT_TOLD: Duration = Duration::from_secs(10);
+/// What a trainer says is gathered for so long, so that many short epochs cost one transaction.
+const GATHERED: Duration = Duration::from_millis(200);
 /// A write that fails is tried again this often, half a second apart: a full disk may find room.
 const WRITE_TRIES: u32 = 20;
 
@@ -40,11 +44,13 @@ const WRITE_TRIES: u32 = 20;
 pub(super) async fn work(shared: Arc<Shared>, number: usize) {
     let owner = format!("{}/worker-{number}", shared.owner);
     while !shared.shutdown.is_cancelled() {
-        match shared.store.claim_next(&owner).await {
-            Ok(Some((job, lease))) => {
+        match claim(&shared, &owner).await {
+            Ok(Some((job, lease, share))) => {
                 // Others may have missed the call that woke this one.
                 shared.queued.notify_one();
                 run(&shared, &job, &lease).await;
+                drop(share);
+                shared.queued.notify_one();
             }
             Ok(None) => {
                 tokio::select! {
@@ -59,6 +65,25 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
             }
         }
     }
+}
+
+/// Takes the next job, and its share of the cores. One that needs more than are free stays where it is, and so do those after it:
+/// else a large job would wait for ever behind small ones.
+async fn claim<'a>(shared: &'a Shared, owner: &str) -> Result<Option<(Job, Lease, Option<Share<'a>>)>, StoreError> {
+    let Some(cores) = &shared.cores else {
+        let claimed = shared.store.claim_next(owner, |_, _| true).await?;
+        return Ok(claimed.map(|(job, lease)| (job, lease, None)));
+    };
+    // Whoever holds this is the only one that takes any, so what is free stays free.
+    let _turn = cores.turn.lock().await;
+    let needed = AtomicU32::new(0);
+    let fits = |job: &Job, schema: &Schema| {
+        needed.store(shared.threads(job, schema).min(cores.all), Ordering::Relaxed);
+        needed.load(Ordering::Relaxed) as usize <= cores.free.available_permits()
+    };
+    let Some((job, lease)) = shared.store.claim_next(owner, fits).await? else { return Ok(None) };
+    let share = cores.free.try_acquire_many(needed.into_inner()).ok();
+    Ok(Some((job, lease, share)))
 }
 
 /// How a trainer ended.
@@ -112,7 +137,6 @@ async fn run(shared: &Shared, job: &Job, lease: &Lease) {
     if shared.dismiss(job.id, &stop) {
         shared.feed.close(job.id);
     }
-    shared.queued.notify_one();
     shared.tell_sweep(job).await;
 }
 
@@ -136,6 +160,7 @@ async fn attempt(
         left_ms: job.options.left_ms(job.ran_ms),
         inference: asking::request(shared, job, &scratch).await?,
         rest_at: job.trial.as_ref().and_then(|trial| trial.rest_at),
+        every_epoch: job.options.keep != Retention::default(),
         ..Request::train(job.spec.clone(), &dataset, &shared.store)?
     };
     if let Some(id) = job.spec.init_from.filter(|_| checkpoint.is_none()) {
@@ -143,8 +168,8 @@ async fn attempt(
         let bytes = shared.store.artifact(model.artifact_id).await?;
         tokio::fs::write(scratch.directory().join(INIT), bytes).await?;
     }
-    let memory = job.options.memory_bytes(shared.trainer.memory_bytes);
-    let limited = shared.trainer.with_memory(memory);
+    let memory = job.options.memory_bytes(shared.trainers.config.memory_bytes);
+    let limited = shared.trainers.with_memory(memory);
     let process = TrainerProcess::start(&limited, scratch.directory(), &request, checkpoint.as_deref()).await?;
     tracing::debug!(job.id = %job.id, pid = process.pid(), "The trainer of job {} runs", job.id);
     log.note(format!(
@@ -153,7 +178,8 @@ async fn attempt(
         memory.map_or_else(|| "no limit".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
         request.left_ms.map_or_else(|| "no limit".to_owned(), |left| format!("{:.1} s", left as f64 / 1000.0)),
     ));
-    let mut drive = Drive { shared, lease, process, progress: None, epochs: Vec::new(), log, told: None };
+    let gathered = Gathered::default();
+    let mut drive = Drive { shared, lease, process, progress: None, gathered, due: None, log, told: None };
     let outcome = drive.drive(stop).await;
     let kill = !matches!(outcome, Ok(End::Finished { .. } | End::Answered(_) | End::Failed(_) | End::Died));
     let Drive { process, log, .. } = drive;
@@ -231,7 +257,9 @@ struct Drive<'a> {
     lease: &'a Lease,
     process: TrainerProcess,
     progress: Option<Progress>,
-    epochs: Vec<EpochRecord>,
+    gathered: Gathered,
+    /// When what was gathered is to be recorded.
+    due: Option<Instant>,
     log: &'a mut JobLog,
     /// When a checkpoint was last told in the log.
     told: Option<Instant>,
@@ -239,8 +267,8 @@ struct Drive<'a> {
 
 impl Drive<'_> {
     async fn drive(&mut self, stop: &tokio::sync::Notify) -> Result<End, StoreError> {
-        let mut heartbeat = interval(HEARTBEAT);
-        let mut logging = interval(LOG);
+        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        let mut logging = interval_at(Instant::now() + LOG, LOG);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         logging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut killed_at: Option<Instant> = None;
@@ -270,6 +298,7 @@ impl Drive<'_> {
                 }
                 () = stop.notified(), if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
                 () = self.shared.shutdown.cancelled(), if killed_at.is_none() => killed_at = Some(self.ask_to_stop().await),
+                () = sleep_until(self.due.unwrap_or_else(Instant::now)), if self.due.is_some() => self.record(None).await?,
                 () = sleep_until(killed_at.unwrap_or_else(Instant::now)), if killed_at.is_some() => return Ok(End::Stopped),
             }
         }
@@ -281,12 +310,13 @@ impl Drive<'_> {
         Instant::now() + STOP_GRACE
     }
 
-    /// Handles all messages that have arrived. Epochs are gathered, so that many short ones cost one transaction.
+    /// Handles all messages that have arrived, or the end of them, when there are none.
     async fn take(&mut self, batch: &mut Vec<Message>) -> Result<Option<End>, StoreError> {
         let mut end = None;
+        let closed = batch.is_empty();
         for message in batch.drain(..) {
             match message {
-                Message::Phase { phase } => self.enter(phase).await?,
+                Message::Phase { phase } => self.enter(phase),
                 Message::Started(started) => {
                     let resumed = started.from_epoch > 0 || started.from_step > 0;
                     let text = if resumed {
@@ -319,7 +349,7 @@ impl Drive<'_> {
                     self.process.order(Order::Stored).await;
                 }
                 Message::Answered { file } => {
-                    self.enter(Phase::Storing).await?;
+                    self.enter(Phase::Storing);
                     end = Some(End::Answered(asking::described(&self.process.take_file(&file).await?)?));
                 }
                 Message::Split { file, rows } => {
@@ -330,7 +360,10 @@ impl Drive<'_> {
                     self.progress = Some(progress.clone());
                     self.shared.feed.report(self.lease.job, progress);
                 }
-                Message::Epoch { epoch, metrics } => self.epochs.push(EpochRecord { epoch, metrics }),
+                Message::Epoch { epoch, metrics } => {
+                    self.gathered.epochs.push(EpochRecord { epoch, metrics });
+                    self.gather();
+                }
                 Message::Checkpoint { file, epoch, step, best } => {
                     let data = self.process.take_file(&file).await?;
                     self.record(Some(CheckpointRecord { epoch, step, best, data: &data })).await?;
@@ -354,7 +387,7 @@ impl Drive<'_> {
                     self.shared.feed.announce(self.lease.job);
                 }
                 Message::Finished { stop_reason, metrics, file } => {
-                    self.enter(Phase::Storing).await?;
+                    self.enter(Phase::Storing);
                     let artifact = self.process.take_file(&file).await?;
                     end = Some(End::Finished { stop_reason, metrics, artifact });
                 }
@@ -364,28 +397,29 @@ impl Drive<'_> {
                 Message::Failed { error } => end = Some(End::Failed(error)),
             }
         }
-        self.record(None).await?;
-        if end.is_some() {
-            // The last progress is kept with the job; losing it would lose nothing else.
-            let _ = self.shared.store.heartbeat(self.lease, self.progress.as_ref()).await;
+        if end.is_some() || closed {
+            self.gathered.progress = self.progress.clone();
+            self.record(None).await?;
         }
         Ok(end)
     }
 
-    async fn enter(&mut self, phase: Phase) -> Result<(), StoreError> {
-        self.record(None).await?;
-        self.shared.store.enter_phase(self.lease, phase).await?;
-        self.shared.feed.announce(self.lease.job);
-        Ok(())
+    fn enter(&mut self, phase: Phase) {
+        self.gathered.phases.push((phase, now_ms()));
+        self.gather();
+    }
+
+    fn gather(&mut self) {
+        self.due = self.due.or_else(|| Some(Instant::now() + GATHERED));
     }
 
     /// Writes what was gathered; tries again for a while when the disk does not take it.
     async fn record(&mut self, checkpoint: Option<CheckpointRecord<'_>>) -> Result<(), StoreError> {
-        if self.epochs.is_empty() && checkpoint.is_none() {
+        if self.gathered == Gathered::default() && checkpoint.is_none() {
             return Ok(());
         }
         for tries in 1.. {
-            match self.shared.store.record_training(self.lease, &self.epochs, checkpoint).await {
+            match self.shared.store.record(self.lease, &self.gathered, checkpoint).await {
                 Ok(()) => break,
                 Err(error) if tries >= WRITE_TRIES || matches!(error, StoreError::LeaseLost) => return Err(error),
                 Err(error) => {
@@ -394,7 +428,8 @@ impl Drive<'_> {
                 }
             }
         }
-        self.epochs.clear();
+        self.gathered = Gathered::default();
+        self.due = None;
         self.shared.feed.announce(self.lease.job);
         Ok(())
     }

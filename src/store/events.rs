@@ -1,10 +1,13 @@
 //! The table of events: what happened to a job, numbered without a gap.
 
 use serde_json::Value;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 
 use super::{Store, StoreError, from_json, now_ms, to_json};
 use crate::domain::id::JobId;
+
+/// Events of one statement. SQLite binds some 32,000 values at most, and there are five in a row.
+const AT_ONCE: usize = 1_000;
 
 /// Something that happened to a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +31,29 @@ pub(super) async fn append(tx: &mut SqliteConnection, job: JobId, kind: &str, da
         .bind(to_json(data))
         .execute(tx)
         .await?;
+    Ok(())
+}
+
+/// Adds events of one kind within the caller's transaction.
+pub(super) async fn append_all(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    kind: &str,
+    data: &[Value],
+) -> Result<(), StoreError> {
+    let id = job.to_string();
+    let last: i64 = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM job_events WHERE job_id = ?")
+        .bind(&id)
+        .fetch_one(&mut *tx)
+        .await?;
+    let (at, numbered): (_, Vec<(i64, &Value)>) = (now_ms(), (last + 1..).zip(data).collect());
+    for events in numbered.chunks(AT_ONCE) {
+        let mut insert = QueryBuilder::new("INSERT INTO job_events (job_id, seq, at, kind, data) ");
+        insert.push_values(events, |mut row, (seq, data)| {
+            row.push_bind(&id).push_bind(*seq).push_bind(at).push_bind(kind).push_bind(to_json(data));
+        });
+        insert.build().execute(&mut *tx).await?;
+    }
     Ok(())
 }
 

@@ -168,6 +168,17 @@ pub struct EpochRecord {
     pub metrics: Vec<Metric>,
 }
 
+/// What a worker has heard of a job at work and not yet recorded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gathered {
+    /// Phases that it entered, and when, in milliseconds since 1970.
+    pub phases: Vec<(Phase, i64)>,
+    /// Epochs that are done.
+    pub epochs: Vec<EpochRecord>,
+    /// How far it is, where that is to be kept.
+    pub progress: Option<Progress>,
+}
+
 /// What became of a trainer that ended without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
@@ -339,11 +350,16 @@ impl Store {
         Ok((queued as u64, running as u64))
     }
 
-    /// Gives the next job of the queue to `owner`. Jobs of a sweep are passed over while as many of it run as may run at once.
+    /// Gives the next job of the queue to `owner`, if that `fits`; none that comes after it is given instead. Jobs of a sweep are passed
+    /// over while as many of it run as may run at once.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn claim_next(&self, owner: &str) -> Result<Option<(Job, Lease)>, StoreError> {
+    pub async fn claim_next(
+        &self,
+        owner: &str,
+        fits: impl Fn(&Job, &Schema) -> bool,
+    ) -> Result<Option<(Job, Lease)>, StoreError> {
         let mut tx = self.begin().await?;
         let claimed: Option<(String, i64)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "UPDATE jobs SET status = 'running', attempt = attempt + 1, lease_owner = ?1, lease_expires_at = ?2 + ?3,
@@ -358,11 +374,16 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         let Some((id, attempt)) = claimed else { return Ok(None) };
-        let id = parse(&id)?;
-        phases::enter(&mut tx, id, attempt, Phase::Starting).await?;
+        let lease = Lease { job: parse(&id)?, attempt, owner: owner.to_owned() };
+        phases::enter(&mut tx, lease.job, attempt, Phase::Starting).await?;
+        let job = hold(&mut tx, &lease).await?;
+        // Whoever runs it finds out that its dataset is gone.
+        if let Ok(dataset) = self.dataset(job.dataset_id).await
+            && !fits(&job, &dataset.schema)
+        {
+            return Ok(None);
+        }
         tx.commit().await?;
-        let job = self.job(id).await?;
-        let lease = Lease { job: job.id, attempt: job.attempt, owner: owner.to_owned() };
         Ok(Some((job, lease)))
     }
 
@@ -371,21 +392,7 @@ impl Store {
     /// # Errors
     /// The lease is lost.
     pub async fn heartbeat(&self, lease: &Lease, progress: Option<&Progress>) -> Result<JobStatus, StoreError> {
-        let status: Option<String> = sqlx::query_scalar(
-            "UPDATE jobs SET lease_expires_at = ?1 + ?6, progress = coalesce(?2, progress),
-                 ran_ms = ran_ms + max(0, ?1 - coalesce(beat_at, ?1)), beat_at = ?1
-             WHERE id = ?3 AND attempt = ?4 AND lease_owner = ?5 AND status IN ('running', 'cancelling')
-             RETURNING CASE WHEN status = 'running' AND pausing THEN 'paused' ELSE status END",
-        )
-        .bind(now_ms())
-        .bind(progress.map(to_json))
-        .bind(lease.job.to_string())
-        .bind(lease.attempt)
-        .bind(&lease.owner)
-        .bind(LEASE_MS)
-        .fetch_optional(&self.writer)
-        .await?;
-        status.and_then(|status| JobStatus::parse(&status)).ok_or(StoreError::LeaseLost)
+        beat(&self.writer, lease, progress).await
     }
 
     /// Records that a trainer began or went on.
@@ -400,7 +407,7 @@ impl Store {
         Ok(())
     }
 
-    /// Records epochs, and the checkpoint that follows them, in one transaction.
+    /// Records what was gathered of a job at work, and the checkpoint that follows, in one transaction.
     ///
     /// An epoch that was recorded before replaces its numbers and is no event. Of the checkpoints those are kept that the job
     /// asked for; a new one clears the count of deaths. A trial that came to its rung is marked as resting there, and what it
@@ -408,26 +415,36 @@ impl Store {
     ///
     /// # Errors
     /// The lease is lost.
-    pub async fn record_training(
+    pub async fn record(
         &self,
         lease: &Lease,
-        epochs: &[EpochRecord],
+        gathered: &Gathered,
         checkpoint: Option<CheckpointRecord<'_>>,
     ) -> Result<(), StoreError> {
+        let Gathered { phases, epochs, progress } = gathered;
         let mut tx = self.begin().await?;
         let job = hold(&mut tx, lease).await?;
-        for EpochRecord { epoch, metrics } in epochs {
-            if metrics::upsert(&mut tx, lease.job, *epoch, metrics).await? {
-                let figures: BTreeMap<&str, f64> =
-                    metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
-                events::append(&mut tx, lease.job, "epoch", &json!({"epoch": epoch, "metrics": figures})).await?;
-            }
+        for (phase, at_ms) in phases {
+            phases::enter_at(&mut tx, job.id, job.attempt, *phase, *at_ms).await?;
+        }
+        if !epochs.is_empty() {
+            let are_new = metrics::upsert(&mut tx, job.id, epochs).await?;
+            let new =
+                epochs.iter().zip(are_new).filter(|(_, is_new)| *is_new).map(|(EpochRecord { epoch, metrics }, _)| {
+                    let figures: BTreeMap<&str, f64> =
+                        metrics.iter().map(|metric| (metric.name.as_str(), metric.value)).collect();
+                    json!({"epoch": epoch, "metrics": figures})
+                });
+            events::append_all(&mut tx, job.id, "epoch", &new.collect::<Vec<_>>()).await?;
         }
         if let Some(checkpoint) = checkpoint {
             checkpoints::keep(&mut tx, &lease.job.to_string(), job.options.keep, checkpoint).await?;
         }
         if let (Some(trial), Some(last)) = (&job.trial, epochs.iter().map(|record| record.epoch).max()) {
             sweeps::arrive(&mut tx, job.id, trial, last).await?;
+        }
+        if let Some(progress) = progress {
+            beat(&mut *tx, lease, Some(progress)).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -605,6 +622,29 @@ pub(super) async fn require_dataset(tx: &mut SqliteConnection, id: DatasetId) ->
         .fetch_one(tx)
         .await?;
     if alive == 0 { Err(unknown_dataset(id).into()) } else { Ok(()) }
+}
+
+/// Prolongs a lease, counts the time since the last beat, and keeps the progress where there is some.
+async fn beat<'c>(
+    executor: impl sqlx::SqliteExecutor<'c>,
+    lease: &Lease,
+    progress: Option<&Progress>,
+) -> Result<JobStatus, StoreError> {
+    let status: Option<String> = sqlx::query_scalar(
+        "UPDATE jobs SET lease_expires_at = ?1 + ?6, progress = coalesce(?2, progress),
+             ran_ms = ran_ms + max(0, ?1 - coalesce(beat_at, ?1)), beat_at = ?1
+         WHERE id = ?3 AND attempt = ?4 AND lease_owner = ?5 AND status IN ('running', 'cancelling')
+         RETURNING CASE WHEN status = 'running' AND pausing THEN 'paused' ELSE status END",
+    )
+    .bind(now_ms())
+    .bind(progress.map(to_json))
+    .bind(lease.job.to_string())
+    .bind(lease.attempt)
+    .bind(&lease.owner)
+    .bind(LEASE_MS)
+    .fetch_optional(executor)
+    .await?;
+    status.and_then(|status| JobStatus::parse(&status)).ok_or(StoreError::LeaseLost)
 }
 
 /// The job of a lease, if it still holds.

@@ -1,10 +1,16 @@
 //! The table of metrics: one row a number.
 
-use sqlx::SqliteConnection;
+use std::collections::{BTreeSet, HashSet};
 
+use sqlx::{QueryBuilder, SqliteConnection};
+
+use super::jobs::EpochRecord;
 use super::{Store, StoreError};
 use crate::domain::id::JobId;
 use crate::domain::metric::Metric;
+
+/// Numbers of one statement. SQLite binds some 32,000 values at most, and there are four in a row.
+const AT_ONCE: usize = 1_000;
 
 /// One curve.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,30 +23,41 @@ pub struct Series {
     pub values: Vec<f64>,
 }
 
-/// Records the numbers of an epoch within the caller's transaction; says whether they are new.
+/// Records the numbers of epochs within the caller's transaction; says of each epoch whether its numbers are new.
 pub(super) async fn upsert(
     tx: &mut SqliteConnection,
     job: JobId,
-    step: u32,
-    metrics: &[Metric],
-) -> Result<bool, StoreError> {
-    let Some(first) = metrics.first() else { return Ok(true) };
-    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM metrics WHERE job_id = ? AND name = ? AND step = ?")
-        .bind(job.to_string())
-        .bind(&first.name)
-        .bind(i64::from(step))
-        .fetch_one(&mut *tx)
-        .await?;
-    for metric in metrics {
-        sqlx::query("INSERT INTO metrics (job_id, name, step, value) VALUES (?, ?, ?, ?) ON CONFLICT (job_id, name, step) DO UPDATE SET value = excluded.value")
-            .bind(job.to_string())
-            .bind(&metric.name)
-            .bind(i64::from(step))
-            .bind(metric.value)
-            .execute(&mut *tx)
-            .await?;
+    epochs: &[EpochRecord],
+) -> Result<Vec<bool>, StoreError> {
+    let id = job.to_string();
+    // Epochs of a layer that is trained by itself have other names than those of all.
+    let mut known = HashSet::new();
+    let names: BTreeSet<&str> =
+        epochs.iter().filter_map(|record| Some(record.metrics.first()?.name.as_str())).collect();
+    let first = epochs.iter().map(|record| record.epoch).min().unwrap_or(0);
+    for name in names {
+        let steps: Vec<i64> =
+            sqlx::query_scalar("SELECT step FROM metrics WHERE job_id = ? AND name = ? AND step >= ?")
+                .bind(&id)
+                .bind(name)
+                .bind(i64::from(first))
+                .fetch_all(&mut *tx)
+                .await?;
+        known.extend(steps);
     }
-    Ok(known == 0)
+    let rows: Vec<(i64, &Metric)> = epochs
+        .iter()
+        .flat_map(|record| record.metrics.iter().map(move |metric| (i64::from(record.epoch), metric)))
+        .collect();
+    for rows in rows.chunks(AT_ONCE) {
+        let mut insert = QueryBuilder::new("INSERT INTO metrics (job_id, name, step, value) ");
+        insert.push_values(rows, |mut row, (step, metric)| {
+            row.push_bind(&id).push_bind(&metric.name).push_bind(*step).push_bind(metric.value);
+        });
+        insert.push(" ON CONFLICT (job_id, name, step) DO UPDATE SET value = excluded.value");
+        insert.build().execute(&mut *tx).await?;
+    }
+    Ok(epochs.iter().map(|record| !known.contains(&i64::from(record.epoch))).collect())
 }
 
 impl Store {

@@ -39,6 +39,8 @@ use crate::domain::refusal::{Code, Refusal};
 
 const DATABASE: &str = "latente.db";
 const READERS: u32 = 8;
+/// Fewer deleted bytes wait for new ones to take their place.
+const WORTHWHILE_BYTES: i64 = 1 << 20;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -156,8 +158,16 @@ impl Store {
         self.writer.close().await;
     }
 
-    /// Gives the room of deleted bytes back to the disk. What fails here is done the next time.
+    /// Gives the room of deleted bytes back to the disk, once it is worth a write. What fails here is done the next time.
     async fn give_back_room(&self) {
+        match sqlx::query_scalar("SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size")
+            .fetch_one(&self.readers)
+            .await
+        {
+            Ok(WORTHWHILE_BYTES..) => {}
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "Room could not be given back to the disk"),
+        }
         // The file becomes shorter only once the log is written into it. Readers are not waited for.
         for sql in ["PRAGMA incremental_vacuum", "PRAGMA wal_checkpoint(PASSIVE)"] {
             if let Err(error) = sqlx::query(sql).execute(&self.writer).await {

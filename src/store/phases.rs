@@ -2,7 +2,6 @@
 
 use sqlx::SqliteConnection;
 
-use super::jobs::{Lease, hold};
 use super::{Store, StoreError, now_ms};
 use crate::domain::id::JobId;
 use crate::domain::job::Phase;
@@ -21,6 +20,17 @@ pub struct PhaseRecord {
 
 /// Records within the caller's transaction that a job goes on to something else. What it does already is no new phase.
 pub(super) async fn enter(tx: &mut SqliteConnection, job: JobId, attempt: i64, phase: Phase) -> Result<(), StoreError> {
+    enter_at(tx, job, attempt, phase, now_ms()).await
+}
+
+/// The same of a moment that is past.
+pub(super) async fn enter_at(
+    tx: &mut SqliteConnection,
+    job: JobId,
+    attempt: i64,
+    phase: Phase,
+    at_ms: i64,
+) -> Result<(), StoreError> {
     let added = sqlx::query(
         "INSERT INTO job_phases (job_id, seq, attempt, name, started_at)
          SELECT ?1, (SELECT coalesce(max(seq), 0) + 1 FROM job_phases WHERE job_id = ?1), ?2, ?3, ?4
@@ -30,7 +40,7 @@ pub(super) async fn enter(tx: &mut SqliteConnection, job: JobId, attempt: i64, p
     .bind(job.to_string())
     .bind(attempt)
     .bind(phase.as_str())
-    .bind(now_ms())
+    .bind(at_ms)
     .execute(&mut *tx)
     .await?;
     if added.rows_affected() > 0 {
@@ -44,18 +54,6 @@ pub(super) async fn enter(tx: &mut SqliteConnection, job: JobId, attempt: i64, p
 }
 
 impl Store {
-    /// Records what a trainer does now.
-    ///
-    /// # Errors
-    /// The lease is lost.
-    pub async fn enter_phase(&self, lease: &Lease, phase: Phase) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let job = hold(&mut tx, lease).await?;
-        enter(&mut tx, job.id, job.attempt, phase).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
     /// The phases of a job in their order, at most the last `PHASES`.
     ///
     /// # Errors

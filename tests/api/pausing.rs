@@ -115,3 +115,32 @@ async fn places_in_the_queue_go_by_priority_and_waiting_jobs_pause_at_once() {
     assert_eq!(ask(&app, &first, "cancel").await["status"], "cancelled");
     app.stop().await;
 }
+
+#[tokio::test]
+async fn small_jobs_share_the_cores_and_a_large_one_has_them_to_itself() {
+    let app = TestApp::start_with(|config| {
+        (config.jobs.workers, config.jobs.cores, config.jobs.trainer.threads) = (2, Some(2), 2);
+    })
+    .await;
+    let dataset = app.upload_digits(300).await;
+    let small = [app.submit(&long_job(&dataset, 100_000)).await, app.submit(&long_job(&dataset, 100_000)).await];
+    for job in &small {
+        reaches(&app, job, 1).await;
+    }
+    // Ten million multiplications a step are worth two threads.
+    let mut spec = long_job(&dataset, 100_000);
+    spec["network"] = json!({"hidden": [1024, 256]});
+    spec["training"]["batch_size"] = json!(64);
+    let large = app.submit(&spec).await;
+    let last = app.submit(&short_job(&dataset)).await;
+    ask(&app, &small[0], "cancel").await;
+    app.wait(&small[0]).await;
+    assert_eq!(view(&app, &large).await["status"], "queued", "one core is not enough for it");
+    assert_eq!(view(&app, &last).await["status"], "queued", "nobody goes by");
+    ask(&app, &small[1], "cancel").await;
+    reaches(&app, &large, 1).await;
+    assert_eq!(view(&app, &last).await["waiting_for"]["code"], "worker", "no core is left");
+    ask(&app, &large, "cancel").await;
+    assert_eq!(app.wait(&last).await["status"], "succeeded");
+    app.stop().await;
+}

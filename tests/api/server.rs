@@ -116,22 +116,30 @@ fn signal(name: &str, pid: u32) {
     assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 
-/// Processes whose parent is `pid`.
+/// Processes and their parents.
+fn processes() -> Vec<(u32, u32)> {
+    let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let parent = |process: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    numbers.filter_map(|process| Some((process, parent(process)?))).collect()
+}
+
+/// Processes that `pid` started: the one that trainers are copies of.
 fn children(pid: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
-    processes
-        .filter(|process| {
-            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-            let parent = stat
-                .rsplit(')')
-                .next()
-                .and_then(|rest| rest.split_whitespace().nth(1))
-                .and_then(|parent| parent.parse().ok());
-            parent == Some(pid)
-        })
-        .collect()
+    processes().into_iter().filter(|(_, parent)| *parent == pid).map(|(process, _)| process).collect()
+}
+
+/// Trainers of the server `pid`: copies of its child.
+fn trainers(pid: u32) -> Vec<u32> {
+    children(pid).into_iter().flat_map(children).collect()
+}
+
+fn is_alive(pid: u32) -> bool {
+    // One that nobody has waited for yet has ended all the same.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
 
 /// A job of a few seconds.
@@ -162,10 +170,12 @@ async fn a_killed_server_goes_on_where_it_was_and_ends_with_the_same_bytes() {
     let interrupted = server.submit(&job(&dataset, 1)).await;
     for epochs in [20, 70] {
         server.reaches(&interrupted, epochs).await;
-        let trainers = children(server.process.id());
+        let template = children(server.process.id());
+        let all = [template.clone(), trainers(server.process.id())].concat();
+        assert_eq!((template.len(), all.len()), (1, 2));
         server.kill();
-        // A trainer whose server is gone ends by itself.
-        until(async || trainers.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()).then_some(())).await;
+        // A trainer whose server is gone ends by itself, and so does what it is a copy of.
+        until(async || (!all.iter().any(|pid| is_alive(*pid))).then_some(())).await;
         server = Server::start(data.path(), 1);
     }
     assert_eq!(server.weights(&interrupted).await, expected);
@@ -185,13 +195,41 @@ async fn a_killed_trainer_goes_on_without_a_restart_and_ends_with_the_same_bytes
     let interrupted = server.submit(&job(&dataset, 2)).await;
     for epochs in [10, 50, 100] {
         server.reaches(&interrupted, epochs).await;
-        for trainer in children(server.process.id()) {
+        for trainer in trainers(server.process.id()) {
             signal("-KILL", trainer);
         }
     }
     assert_eq!(server.weights(&interrupted).await, expected);
     assert_eq!(server.curve(&interrupted).await, server.curve(&whole).await);
     assert!(server.get(&format!("/v1/jobs/{interrupted}")).await["attempt"].as_u64().unwrap() >= 2);
+}
+
+#[tokio::test]
+async fn a_trainer_outlives_the_process_that_it_is_a_copy_of_and_the_next_job_has_another() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start_with(data.path(), 1, &["--trainer-copies", "false"]);
+    let dataset = server.upload().await;
+    let (_, expected) = server.train(&job(&dataset, 7)).await;
+    assert_eq!(children(server.process.id()), [], "one that is started by itself leaves nothing behind");
+    drop(server);
+
+    let server = Server::start(data.path(), 1);
+    let running = server.submit(&job(&dataset, 7)).await;
+    server.reaches(&running, 10).await;
+    let template = children(server.process.id());
+    signal("-KILL", template[0]);
+    assert_eq!(server.weights(&running).await, expected);
+    assert_eq!(server.get(&format!("/v1/jobs/{running}")).await["attempt"], 1, "nothing happened to the job");
+    assert_eq!(server.train(&job(&dataset, 7)).await.1, expected);
+    let other = children(server.process.id());
+    assert!(other.len() == 1 && other != template, "{other:?} instead of {template:?}");
+
+    // An orderly end takes it along.
+    let ended = other[0];
+    let mut server = server;
+    server.signal("-TERM");
+    until(async || server.process.try_wait().unwrap()).await;
+    assert!(!is_alive(ended));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use latente::domain::sweep::SweepStatus;
 use latente::models::ModelSpec;
 use latente::store::checkpoints::CheckpointRecord;
 use latente::store::datasets::Origin;
-use latente::store::jobs::{EpochRecord, Interruption, JobFilter, Lease, NewJob};
+use latente::store::jobs::{EpochRecord, Gathered, Interruption, JobFilter, Lease, NewJob};
 use latente::store::logs::LogLine;
 use latente::store::sweeps::NewSweep;
 use latente::store::uploads::UploadWriter;
@@ -19,6 +19,10 @@ use latente::store::{Page, Store, StoreError};
 use latente::training::spec::TrainSpec;
 
 use crate::support::change;
+
+fn gathered(epochs: &[EpochRecord]) -> Gathered {
+    Gathered { epochs: epochs.to_vec(), ..Gathered::default() }
+}
 
 struct Bench {
     directory: tempfile::TempDir,
@@ -58,7 +62,7 @@ impl Bench {
 
     async fn claimed_with(&self, options: RunOptions) -> Lease {
         self.store.insert_job(&NewJob { options, ..self.asked() }).await.unwrap();
-        self.store.claim_next("w").await.unwrap().unwrap().1
+        self.store.claim_next("w", |_, _| true).await.unwrap().unwrap().1
     }
 
     async fn status(&self, lease: &Lease) -> JobStatus {
@@ -89,13 +93,13 @@ async fn a_worker_that_lost_its_lease_can_write_nothing() {
     let bench = Bench::new().await;
     let old = bench.claimed().await;
     assert_eq!(bench.store.reap(true, &[]).await.unwrap(), [(old.job, JobStatus::Queued)]);
-    let (_, new) = bench.store.claim_next("w").await.unwrap().unwrap();
+    let (_, new) = bench.store.claim_next("w", |_, _| true).await.unwrap().unwrap();
     assert_eq!(new.attempt, old.attempt + 1);
     let store = &bench.store;
     let schema = store.dataset(bench.spec.dataset).await.unwrap().schema;
     let lost = [
         store.heartbeat(&old, None).await.err(),
-        store.record_training(&old, &[epoch(1, 1.0)], checkpoint(1, b"x")).await.err(),
+        store.record(&old, &gathered(&[epoch(1, 1.0)]), checkpoint(1, b"x")).await.err(),
         store.record_event(&old, "warning", &serde_json::json!({})).await.err(),
         store.succeed(&old, StopReason::Completed, &[], &schema, b"model").await.err(),
         store.fail(&old, &Refusal::new(Code::Internal, "x")).await.err(),
@@ -128,8 +132,8 @@ async fn a_living_worker_keeps_its_job_whatever_the_clock_says() {
 async fn an_epoch_that_is_trained_again_replaces_its_numbers_and_is_no_second_event() {
     let bench = Bench::new().await;
     let lease = bench.claimed().await;
-    bench.store.record_training(&lease, &[epoch(1, 5.0), epoch(2, 4.0)], None).await.unwrap();
-    bench.store.record_training(&lease, &[epoch(2, 3.5), epoch(3, 3.0)], None).await.unwrap();
+    bench.store.record(&lease, &gathered(&[epoch(1, 5.0), epoch(2, 4.0)]), None).await.unwrap();
+    bench.store.record(&lease, &gathered(&[epoch(2, 3.5), epoch(3, 3.0)]), None).await.unwrap();
     let series = bench.store.series(lease.job, 100).await.unwrap();
     assert_eq!((series[0].steps.clone(), series[0].values.clone()), (vec![1, 2, 3], vec![5.0, 3.5, 3.0]));
     let events = bench.store.events_after(lease.job, 0, 100).await.unwrap();
@@ -143,7 +147,7 @@ async fn the_last_two_checkpoints_are_kept_and_a_damaged_one_falls_back() {
     // The last one is larger than one piece.
     let large = vec![3; 3 << 20];
     for (number, data) in [(1, &b"first"[..]), (2, b"second"), (3, &large)] {
-        bench.store.record_training(&lease, &[epoch(number, 1.0)], checkpoint(number, data)).await.unwrap();
+        bench.store.record(&lease, &gathered(&[epoch(number, 1.0)]), checkpoint(number, data)).await.unwrap();
     }
     assert_eq!(query(&bench.database(), "SELECT count(*) FROM artifacts").await, 2);
     assert_eq!(bench.store.latest_checkpoint(lease.job).await.unwrap(), (Some(large), 0));
@@ -158,17 +162,17 @@ async fn three_deaths_without_progress_fail_a_job_and_a_checkpoint_forgives() {
     let mut lease = bench.claimed().await;
     for death in 1..=2 {
         assert_eq!(bench.store.interrupt(&lease, Interruption::Death, "Died.").await.unwrap(), JobStatus::Queued);
-        lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+        lease = bench.store.claim_next("w", |_, _| true).await.unwrap().unwrap().1;
         assert_eq!(bench.store.job(lease.job).await.unwrap().deaths, death);
     }
-    bench.store.record_training(&lease, &[], checkpoint(1, b"x")).await.unwrap();
+    bench.store.record(&lease, &gathered(&[]), checkpoint(1, b"x")).await.unwrap();
     for _ in 0..2 {
         bench.store.interrupt(&lease, Interruption::Death, "Died.").await.unwrap();
-        lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+        lease = bench.store.claim_next("w", |_, _| true).await.unwrap().unwrap().1;
     }
     // A shutdown of the server is nobody's fault.
     bench.store.interrupt(&lease, Interruption::Shutdown, "Shutting down.").await.unwrap();
-    lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+    lease = bench.store.claim_next("w", |_, _| true).await.unwrap().unwrap().1;
     assert_eq!(bench.store.interrupt(&lease, Interruption::Death, "Died.").await.unwrap(), JobStatus::Failed);
     let job = bench.store.job(lease.job).await.unwrap();
     assert_eq!(job.error.unwrap().code, Code::TrainerDied);
@@ -191,9 +195,9 @@ async fn a_server_that_is_killed_while_a_job_pauses_leaves_it_paused_and_a_cance
     assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Paused);
     // What the next start of the server does.
     assert_eq!(bench.store.reap(true, &[]).await.unwrap(), [(lease.job, JobStatus::Paused)]);
-    assert!(bench.store.claim_next("w").await.unwrap().is_none());
+    assert!(bench.store.claim_next("w", |_, _| true).await.unwrap().is_none());
     assert_eq!(bench.store.resume(lease.job).await.unwrap().status, JobStatus::Queued);
-    let (_, lease) = bench.store.claim_next("w").await.unwrap().unwrap();
+    let (_, lease) = bench.store.claim_next("w", |_, _| true).await.unwrap().unwrap();
     bench.store.request_pause(lease.job).await.unwrap();
     bench.store.resume(lease.job).await.unwrap();
     assert_eq!(bench.store.heartbeat(&lease, None).await.unwrap(), JobStatus::Running);
@@ -209,7 +213,7 @@ async fn a_server_that_is_killed_while_a_job_pauses_leaves_it_paused_and_a_cance
 async fn finishing_is_one_transaction_and_frees_the_checkpoints() {
     let bench = Bench::new().await;
     let lease = bench.claimed().await;
-    bench.store.record_training(&lease, &[epoch(1, 1.0)], checkpoint(1, b"x")).await.unwrap();
+    bench.store.record(&lease, &gathered(&[epoch(1, 1.0)]), checkpoint(1, b"x")).await.unwrap();
     let schema = bench.store.dataset(bench.spec.dataset).await.unwrap().schema;
     let figures = [Metric { name: "test/loss".into(), value: 0.1 + 0.2 }];
     let model = bench.store.succeed(&lease, StopReason::EarlyStopped, &figures, &schema, &[7; 1 << 20]).await.unwrap();
@@ -248,14 +252,14 @@ async fn a_trial_rests_with_the_record_of_its_epoch_and_the_last_to_come_decides
         EpochRecord { epoch, metrics: vec![metric("train/loss"), metric("validation/loss")] }
     };
     let claim = async |expected: usize| {
-        let (job, lease) = store.claim_next("w").await.unwrap().unwrap();
+        let (job, lease) = store.claim_next("w", |_, _| true).await.unwrap().unwrap();
         assert_eq!(job.id, jobs[expected]);
-        assert!(store.claim_next("w").await.unwrap().is_none(), "only one of the sweep runs at once");
+        assert!(store.claim_next("w", |_, _| true).await.unwrap().is_none(), "only one of the sweep runs at once");
         (job.trial.unwrap().rest_at, lease)
     };
     let (rest_at, first) = claim(0).await;
     assert_eq!(rest_at, Some(2));
-    store.record_training(&first, &[loss(1, 1.0), loss(2, 1.5)], checkpoint(2, b"x")).await.unwrap();
+    store.record(&first, &gathered(&[loss(1, 1.0), loss(2, 1.5)]), checkpoint(2, b"x")).await.unwrap();
     // The server is killed before the trainer has stopped, and somebody wants the trial to stay where it is.
     assert_eq!(store.reap(true, &[]).await.unwrap(), [(first.job, JobStatus::Paused)]);
     store.request_pause(first.job).await.unwrap();
@@ -265,10 +269,10 @@ async fn a_trial_rests_with_the_record_of_its_epoch_and_the_last_to_come_decides
     store.request_pause(first.job).await.unwrap();
     for (number, value) in [(1, 2.0), (2, 3.0)] {
         let (_, lease) = claim(number).await;
-        store.record_training(&lease, &[loss(1, value)], None).await.unwrap();
+        store.record(&lease, &gathered(&[loss(1, value)]), None).await.unwrap();
         assert_eq!(store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap(), JobStatus::Queued);
         let (_, lease) = claim(number).await;
-        store.record_training(&lease, &[loss(2, value)], None).await.unwrap();
+        store.record(&lease, &gathered(&[loss(2, value)]), None).await.unwrap();
         assert_eq!(store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap(), JobStatus::Paused);
     }
     for job in &jobs[1..] {
@@ -315,7 +319,7 @@ async fn the_queue_goes_by_age() {
         asked.push(bench.store.insert_job(&new).await.unwrap().0.id);
     }
     let mut claimed = Vec::new();
-    while let Some((job, _)) = bench.store.claim_next("w").await.unwrap() {
+    while let Some((job, _)) = bench.store.claim_next("w", |_, _| true).await.unwrap() {
         claimed.push(job.id);
     }
     assert_eq!(claimed, asked);
@@ -431,7 +435,7 @@ async fn checkpoints_are_kept_as_the_job_asked() {
     let lease = bench.claimed_with(RunOptions { keep, ..RunOptions::default() }).await;
     for (epoch, best) in [(1, true), (2, true), (3, true), (4, false), (5, false), (6, false)] {
         let record = CheckpointRecord { epoch, step: 0, best, data: &[epoch as u8] };
-        bench.store.record_training(&lease, &[], Some(record)).await.unwrap();
+        bench.store.record(&lease, &gathered(&[]), Some(record)).await.unwrap();
     }
     let kept = async || -> Vec<(u32, bool)> {
         let kept = bench.store.checkpoints(lease.job).await.unwrap();
@@ -460,7 +464,7 @@ async fn time_counts_over_attempts_and_not_while_a_job_waits() {
         // The time in the queue does not count.
         bench.store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap();
         change(&bench.database(), "UPDATE jobs SET beat_at = beat_at - 3600000").await;
-        lease = bench.store.claim_next("w").await.unwrap().unwrap().1;
+        lease = bench.store.claim_next("w", |_, _| true).await.unwrap().unwrap().1;
         let ran = bench.store.job(lease.job).await.unwrap().ran_ms;
         assert!(ran >= least && ran < 1_800_000, "{ran}");
     }
@@ -471,7 +475,8 @@ async fn phases_and_the_log_have_a_history_that_is_bounded() {
     let bench = Bench::new().await;
     let lease = bench.claimed().await;
     for phase in [Phase::Preparing, Phase::Preparing, Phase::Training] {
-        bench.store.enter_phase(&lease, phase).await.unwrap();
+        let phases = vec![(phase, 0)];
+        bench.store.record(&lease, &Gathered { phases, ..Gathered::default() }, None).await.unwrap();
     }
     bench.store.interrupt(&lease, Interruption::Shutdown, "x").await.unwrap();
     let told = async || -> Vec<(String, i64)> {

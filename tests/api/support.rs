@@ -64,7 +64,7 @@ impl Answer {
 pub fn config(data: &Path) -> ServerConfig {
     let mut config = Settings::default().resolve().unwrap();
     config.data = data.to_owned();
-    config.jobs.workers = 2;
+    (config.jobs.workers, config.jobs.cores) = (2, None);
     config.jobs.trainer.threads = 1;
     config.jobs.trainer.executable = PathBuf::from(EXECUTABLE);
     config.http.upload_bytes = 4 << 20;
