@@ -151,7 +151,7 @@ const UNIT: f64 = 10.0;
 const KERNEL_UNIT: f64 = 3.0;
 /// Logarithms of lengths and amplitudes stay this near to where they start.
 const KERNEL_RANGE: f64 = 6.0;
-/// Draws of the weights that a spread is told from.
+/// Draws of the weights that a mean or a spread is told from; even, because they come in pairs.
 const SPREAD_DRAWS: i64 = 64;
 
 /// What a layer's output has for noise.
@@ -245,9 +245,18 @@ fn through<'a>(processes: &[Process], x: &Tensor, weights: impl Fn(usize) -> Wei
 }
 
 /// Draws for the weights of some processes, `[draws, 1, outputs]` each.
+///
+/// The second half is the first with the other sign, and the mean square is 1: so the mean and the variance over the draws are
+/// those of the weights after one process, and what is linear in them has no error after several. All rows share the draws, so
+/// an error of theirs would move every answer in the same direction.
 fn shared_draws<'a>(processes: impl Iterator<Item = &'a Process>, device: tch::Device) -> Vec<Tensor> {
     let noise = Noise::new(0, Purpose::Inference, 0, device);
-    processes.map(|process| noise.normal(&[SPREAD_DRAWS, 1, process.constant.size()[0]])).collect()
+    let draws = |process: &Process| {
+        let half = noise.normal(&[SPREAD_DRAWS / 2, 1, process.constant.size()[0]]);
+        let half = &half / half.square().mean_dim([0].as_slice(), true, Kind::Float).sqrt();
+        Tensor::cat(&[&half, &-&half], 0)
+    };
+    processes.map(draws).collect()
 }
 
 /// Rows as often as there are draws, `[draws, rows, columns]`.
@@ -379,6 +388,21 @@ mod tests {
                 .iter()
                 .all(|deviation| (f64::from(*deviation) / (1.58_f64.sqrt() * (-3_f64).exp()) - 1.0).abs() < 0.03)
         );
+    }
+
+    #[test]
+    fn the_draws_that_answers_are_made_from_have_the_moments_of_the_weights() {
+        let process = process(8);
+        let draws = shared_draws([&process].into_iter(), Device::Cpu);
+        let x = Tensor::from_slice(&[0.4_f32, -1.0, 1.3, 0.8]).view([2, 2]);
+        let drawn = process.forward(&repeated(&x, SPREAD_DRAWS), Weights::Shared(&draws[0]));
+        let (mean, variance) = process.moments(&x);
+        let near = |found: &Tensor, expected: &Tensor| {
+            let pairs = values(found).into_iter().zip(values(expected));
+            pairs.into_iter().all(|(found, expected)| (found - expected).abs() < 1e-4 * expected.abs().max(0.1))
+        };
+        assert!(near(&drawn.mean_dim([0].as_slice(), false, Kind::Float), &mean));
+        assert!(near(&drawn.var_dim([0].as_slice(), false, false).sqrt(), &variance.sqrt()));
     }
 
     #[test]

@@ -26,8 +26,8 @@ use crate::domain::treatment::Treatment;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LikelihoodKind {
-    /// `bernoulli` for binary columns; in tables, for families with a density, `negative_binomial` for counts and
-    /// `log_normal` for skewed positive numbers; else `gaussian`.
+    /// `bernoulli` for binary columns; in tables, for families with a density, `negative_binomial` for counts of events (not for
+    /// whole numbers that vary less), and `log_normal` for skewed positive numbers; else `gaussian`.
     #[default]
     Auto,
     /// Normal around the decoder's output. With a fixed variance of 1 its loss is half the squared error plus a constant.

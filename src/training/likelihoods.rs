@@ -51,7 +51,7 @@ pub(super) fn settle(spec: &mut TrainSpec, schema: &Schema) {
             Kind::Ordinal => LikelihoodKind::Ordinal,
             _ if is_image && !binary => LikelihoodKind::Gaussian,
             Kind::Binary => LikelihoodKind::Bernoulli,
-            Kind::Count if has_density => LikelihoodKind::NegativeBinomial,
+            Kind::Count if has_density && !is_narrow(column) => LikelihoodKind::NegativeBinomial,
             Kind::Positive if has_density && skewed => LikelihoodKind::LogNormal,
             _ => LikelihoodKind::Gaussian,
         }
@@ -68,6 +68,18 @@ pub(super) fn settle(spec: &mut TrainSpec, schema: &Schema) {
             }
         });
     }
+}
+
+/// Counts of events vary by about the root of their mean or more; a sample of fifty from a Poisson distribution has a variance
+/// above half its mean.
+const DISPERSION: f64 = 0.5;
+
+/// Whether whole numbers vary so little that they are no counts of events. A negative binomial is at least as wide as its mean:
+/// of a code, such as 1 and 2 for the sexes, or of grades it would explain nothing, and a model would learn nothing of the column.
+fn is_narrow(column: &Column) -> bool {
+    column.profile.as_ref().is_some_and(|profile| {
+        matches!((profile.deviation, profile.mean), (Some(deviation), Some(mean)) if deviation.powi(2) < DISPERSION * mean)
+    })
 }
 
 fn settle_one(

@@ -202,6 +202,33 @@ fn densities_are_chosen_by_what_columns_hold() {
 }
 
 #[test]
+fn whole_numbers_that_are_no_counts_of_events_are_not_taken_for_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, target) = (directory.path().join("in.csv"), directory.path().join("rows"));
+    let mut text = "sex,grade,events,steady\n".to_owned();
+    for row in 0..60 {
+        // Sexes are 1 and 2, grades mostly 3; the variance of the steady column is about its mean, as Poisson has it.
+        text += &format!(
+            "{},{},{},{}\n",
+            1 + row % 2,
+            [3, 3, 2, 4, 3, 5][row % 6],
+            row * row % 41,
+            [1, 2, 2, 3, 4, 7][row % 6]
+        );
+    }
+    std::fs::write(&source, text).unwrap();
+    let schema = ingest(&source, &target, &IngestSpec::default(), 1 << 20).unwrap().schema;
+    let kinds = |family: &str| {
+        let spec = TrainSpec::new(DatasetId::new(), ModelSpec::default_of(family).unwrap());
+        let spec = spec.resolve(&schema, 60).unwrap();
+        ["sex", "grade", "events", "steady"].map(|name| spec.likelihood.kind_of(name))
+    };
+    use LikelihoodKind::{Gaussian, NegativeBinomial};
+    assert_eq!(kinds("deep_gp"), [Gaussian, Gaussian, NegativeBinomial, NegativeBinomial]);
+    assert_eq!(kinds("autoencoder"), [Gaussian; 4]);
+}
+
+#[test]
 fn a_trained_vae_puts_classes_and_counts_where_they_belong() {
     let table = Table::read();
     let spec = table.spec(ModelSpec::default_of("vae").unwrap(), |spec| spec.training.epochs = 150);
