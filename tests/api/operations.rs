@@ -289,10 +289,12 @@ async fn a_batch_that_is_left_to_the_program_has_room() {
         "model": {"family": "vae", "settings": {"latent": 2, "samples": 100}},
         "network": {"hidden": [2048]},
     });
-    let batch = async |query: &str, spec: &serde_json::Value| {
-        app.post(&format!("/v1/jobs?{query}"), spec).await.expect(202)["spec"]["training"]["batch_size"]
-            .as_u64()
-            .unwrap()
+    let batch = async |query: &str, spec: &Value| {
+        let job = app.post(&format!("/v1/jobs?{query}"), spec).await.expect(202);
+        let id = job["id"].as_str().unwrap();
+        app.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await.expect(202);
+        app.wait(id).await;
+        job["spec"]["training"]["batch_size"].as_u64().unwrap()
     };
     assert_eq!(batch("", &spec).await, 256);
     let small = batch("max_memory_mib=512", &spec).await;
