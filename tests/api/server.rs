@@ -118,7 +118,8 @@ fn signal(name: &str, pid: u32) {
 
 /// Processes and their parents.
 fn processes() -> Vec<(u32, u32)> {
-    let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let numbers =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     let parent = |process: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
@@ -210,7 +211,7 @@ async fn a_trainer_outlives_the_process_that_it_is_a_copy_of_and_the_next_job_ha
     let server = Server::start_with(data.path(), 1, &["--trainer-copies", "false"]);
     let dataset = server.upload().await;
     let (_, expected) = server.train(&job(&dataset, 7)).await;
-    assert_eq!(children(server.process.id()), [], "one that is started by itself leaves nothing behind");
+    assert_eq!(children(server.process.id()), Vec::<u32>::new(), "one that is started by itself leaves nothing behind");
     drop(server);
 
     let server = Server::start(data.path(), 1);
