@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality files v2 exports likelihoods pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality resume files v2 exports likelihoods pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,10 +41,14 @@ bench: build ## speed of training, answers and reading files beside their peers,
 	@$(PYTHON) bench/speed.py
 	@$(PYTHON) bench/serve.py
 	@$(PYTHON) bench/pressure.py
+	@$(PYTHON) bench/queued.py
 	@$(PYTHON) bench/ingest.py
 
 bench-quality: build ## figures that a right implementation reaches, beside their bars
 	@$(PYTHON) bench/quality.py
+
+resume: build ## trainers killed and paused at random instants, in every family, optimizer and schedule, and the same bytes in the end
+	@$(PYTHON) bench/resume.py
 
 files: build ## files of packages, from upload to a model (fetches them)
 	@$(PYTHON) bench/files.py

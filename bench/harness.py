@@ -42,6 +42,8 @@ TITLES = {
     "train": "## Training speed, start, memory, size: `make bench`",
     "serve": "## Answers of models: `make bench`",
     "pressure": "## A server under pressure: `make bench`",
+    "queue": "## Many short jobs: `make bench`",
+    "resume": "## Killed at any instant: `make resume`",
     "files": "## Files as packages carry them: `make files`",
     "speed": "## Training speed beside others, job by job: `make bench`",
     "exports": "## Models in other programs: `make exports`",
@@ -110,6 +112,13 @@ class Server:
         headers = {"Accept": "application/x-npy", "Content-Type": "application/x-npy"}
         with self.client.open(path, headers, body) as response:
             return response.read()
+
+
+def training_seconds(job):
+    """How long a job was in the phases in which it trains."""
+    phases = job["phases"]
+    at = [datetime.datetime.fromisoformat(phase["started_at"].replace("Z", "+00:00")) for phase in phases]
+    return sum((after - before).total_seconds() for phase, before, after in zip(phases, at, at[1:]) if phase["name"] in ("pretraining", "training"))
 
 
 @contextmanager

@@ -269,6 +269,8 @@ struct Normals {
 
 /// Rounds of expectation and maximisation, at most.
 const ROUNDS: usize = 100;
+/// Nats that a round must gain for another one; a tenth of what more components must gain.
+const GAIN: f64 = 1e-3;
 
 impl Normals {
     /// Fits by expectation maximisation (Dempster, Laird and Rubin, 1977) from centres spread out as by k-means++ (Arthur and
@@ -292,7 +294,7 @@ impl Normals {
             let joint = fitted.joint(codes);
             let whole = joint.logsumexp([1].as_slice(), true);
             let likelihood = whole.mean(Kind::Double).double_value(&[]);
-            if likelihood - before < 1e-4 {
+            if likelihood - before < GAIN {
                 break;
             }
             before = likelihood;
