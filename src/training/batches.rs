@@ -244,7 +244,7 @@ mod tests {
             (0..300).map(|number| if number % 11 == 0 { f32::NAN } else { number as f32 * 0.7 }).collect();
         std::fs::write(&path, crate::data::rows::little_endian(&values)).unwrap();
         let rows = RowFile::open(&path, 3, 100).unwrap();
-        let columns = ["a", "b", "c"].map(|name| crate::data::dataset::Column::of_numbers(name));
+        let columns = ["a", "b", "c"].map(crate::data::dataset::Column::of_numbers);
         let schema = Schema { columns: columns.to_vec(), image: None };
         let spec: TrainSpec = serde_json::from_value(
             serde_json::json!({"dataset": crate::domain::id::DatasetId::new(), "model": {"family": "vae"}}),
