@@ -1,4 +1,4 @@
-//! Keeps the process that trainers are copies of ([`template`](super::template)), and has it make them.
+//! Keeps the process that trainers are copies of ([`template`]), and has it make them.
 //!
 //! Whatever goes wrong with it concerns the start of a trainer alone: the caller then starts one by itself, which takes a quarter of
 //! a second longer. A trainer that runs needs neither this nor the template any more.

@@ -1,6 +1,6 @@
 //! A trainer process, seen from the worker that drives it.
 //!
-//! It is a copy of a process that has libtorch loaded already ([`nursery`](super::nursery)), or it is started by itself. libtorch's thread
+//! It is a copy of a process that has libtorch loaded already (`nursery`), or it is started by itself. libtorch's thread
 //! counts are fixed when it loads, so they are set in the environment. The child is in a process
 //! group of its own: a Ctrl-C at a terminal reaches the server alone, which then asks its children to stop.
 

@@ -4,7 +4,7 @@
 //! then nothing else: no operation, no thread, no question about CUDA. For each job it copies itself, and the copy is a trainer
 //! as any other, with memory, threads and an end of its own. Nothing is used twice.
 //!
-//! Its standard input is a socket. It gets a [`Birth`] with the three standard streams of the trainer, answers with [`News`], and tells
+//! Its standard input is a socket. It gets a [`Birth`] with the three standard streams of the trainer, answers with `News`, and tells
 //! how each trainer ended, because only a parent hears that. When nobody holds the other end any more, it exits.
 
 use std::io::{self, IoSlice, IoSliceMut};
