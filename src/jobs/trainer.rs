@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::answerer;
+use super::fork::leave;
 use super::messages::{INIT, Message, Order, REQUEST, RESUME, Request, Task};
 use crate::data::rows::RowFile;
 use crate::domain::job::{Phase, Progress};
@@ -59,7 +60,7 @@ pub(super) fn says_out_of_memory(words: &str) -> bool {
         .any(|sign| lower.contains(sign))
 }
 
-/// Trains what `directory` says, and exits.
+/// Trains what `directory` says, and ends this process.
 ///
 /// # Errors
 /// The request cannot be read; everything later is reported as a message.
@@ -93,7 +94,7 @@ pub fn run(directory: &Path) -> anyhow::Result<()> {
         Err(panic) => Message::Failed { error: explain(&*panic) },
     };
     send(&last);
-    Ok(())
+    leave()
 }
 
 /// The last message of a training.
