@@ -22,7 +22,7 @@ import harness
 from harness import ROOT, say
 
 EPOCHS, ROWS = 3, 64
-# As `runtimes.py` has it, which says of what it is a part.
+# As a part of the greatest value of a column or an answer.
 ALLOWED = 1e-5
 SCALINGS = ("standard", "minmax", "robust", "quantile", "auto")
 PARTS = ("encoder", "decoder", "reconstructor", "scorer", "predictor")
@@ -40,7 +40,7 @@ def main():
     machine.look()
     with tempfile.TemporaryDirectory() as directory, harness.server(options.latente) as server:
         work = Path(directory)
-        manifest = {"cases": [], "documented": None}
+        manifest = {"cases": [], "documented": None, "allowed": ALLOWED}
         datasets = {"tables": server.upload(table(work / "table.csv"), "name=table&label=outcome"),
                     "images": server.upload(ROOT / "demo" / "digits.csv.gz", "name=digits&label=digit&shape=8x8")}
         for number, preset in enumerate(server.client.get("/v1/presets")["data"]):
