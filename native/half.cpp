@@ -242,6 +242,18 @@ void by_columns(const Half* left, std::int64_t depth, const Place& whole, Pack p
     });
 }
 
+// All of a matrix [lines, length] as the left side of a product, in the memory that all threads read.
+const Half* left_side(const float* matrix, std::int64_t lines, std::int64_t length) {
+    const std::int64_t depth = tiles(length, DEPTH), rows = tiles(lines, SIDE);
+    Half* left = shared_room.of(rows * depth * TILE);
+    at::parallel_for(0, rows, 1, [&](std::int64_t start, std::int64_t end) {
+        for (std::int64_t row = start; row < end; ++row) {
+            pack_lines(matrix, lines, length, row * SIDE, false, left + row * depth * TILE);
+        }
+    });
+    return left;
+}
+
 bool asked() {
     if (!__builtin_cpu_supports("amx-tile") || !__builtin_cpu_supports("amx-bf16") || !__builtin_cpu_supports("avx512bf16") ||
         !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) {
@@ -259,26 +271,16 @@ bool has_half_products() {
 }
 
 void half_forward(const float* x, const float* weights, float* out, LayerSize size) {
-    const std::int64_t depth = tiles(size.inputs, DEPTH), rows = tiles(size.rows, SIDE);
-    Half* left = shared_room.of(rows * depth * TILE);
-    at::parallel_for(0, rows, 1, [&](std::int64_t start, std::int64_t end) {
-        for (std::int64_t row = start; row < end; ++row) {
-            pack_lines(x, size.rows, size.inputs, row * SIDE, false, left + row * depth * TILE);
-        }
-    });
+    const std::int64_t depth = tiles(size.inputs, DEPTH);
+    const Half* left = left_side(x, size.rows, size.inputs);
     by_columns(left, depth, {out, size.outputs, size.rows, size.outputs, false}, [&](std::int64_t column, Half* right) {
         pack_lines(weights, size.outputs, size.inputs, column, true, right);
     });
 }
 
 void half_backward(const float* grad, const float* weights, float* out, LayerSize size) {
-    const std::int64_t depth = tiles(size.outputs, DEPTH), rows = tiles(size.rows, SIDE);
-    Half* left = shared_room.of(rows * depth * TILE);
-    at::parallel_for(0, rows, 1, [&](std::int64_t start, std::int64_t end) {
-        for (std::int64_t row = start; row < end; ++row) {
-            pack_lines(grad, size.rows, size.outputs, row * SIDE, false, left + row * depth * TILE);
-        }
-    });
+    const std::int64_t depth = tiles(size.outputs, DEPTH);
+    const Half* left = left_side(grad, size.rows, size.outputs);
     by_columns(left, depth, {out, size.inputs, size.rows, size.inputs, false}, [&](std::int64_t column, Half* right) {
         pack_columns(weights, size.outputs, size.inputs, column, false, right);
     });

@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 
 #include <algorithm>
 #include <cmath>
@@ -488,6 +489,8 @@ int latente_squares(const void* tensor, double* sum, char* message, std::size_t 
     return caught(message, capacity, [&] { *sum = sum_of_squares(as(tensor)); });
 }
 
+bool latente_is_recorded() { return torch::jit::tracer::isTracing(); }
+
 int latente_stack(void* input, void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation,
                   bool half, void** output, char* message, std::size_t capacity) {
     return caught(message, capacity, [&] {
@@ -497,6 +500,8 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
         node->biases = many(biases, layers);
         node->function = activation;
         node->half = half;
+        const bool wanted = at::GradMode::is_enabled() && torch::autograd::compute_requires_grad(
+            x, at::TensorList(node->weights), at::TensorList(node->biases));
         Tensor result;
         {
             at::AutoDispatchBelowADInplaceOrView below;
@@ -506,8 +511,12 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
             const bool cast = half && !node->tiled;
             node->ours = ours && !cast;
             result = cast ? x.to(at::kBFloat16) : x;
+            // Whoever asks for no gradient keeps none of what lies between.
+            auto keep = [wanted](std::vector<Tensor>& kept, const Tensor& tensor) {
+                if (wanted) kept.push_back(tensor);
+            };
             node->x = x;
-            node->inputs.push_back(result);
+            keep(node->inputs, result);
             for (std::size_t layer = 0; layer < layers; ++layer) {
                 const bool last = layer + 1 == layers, done = node->ours && !last && activation == relu;
                 const Tensor &weight = node->weights[layer], &bias = node->biases[layer];
@@ -526,15 +535,14 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
                 if (node->ours) add_bias(result, bias, result, done);
                 if (last) break;
                 const bool before = looks_before(activation);
-                if (before) node->seen.push_back(result);
+                if (before) keep(node->seen, result);
                 if (!done) result = replace_by_function(activation, result);
-                if (!before) node->seen.push_back(result);
-                node->inputs.push_back(result);
+                if (!before) keep(node->seen, result);
+                keep(node->inputs, result);
             }
             if (cast) result = result.to(at::kFloat);
         }
-        if (at::GradMode::is_enabled() &&
-            torch::autograd::compute_requires_grad(x, at::TensorList(node->weights), at::TensorList(node->biases))) {
+        if (wanted) {
             node->set_next_edges(torch::autograd::collect_next_edges(x, at::TensorList(node->weights), at::TensorList(node->biases)));
             torch::autograd::set_history(result, node);
         }

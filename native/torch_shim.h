@@ -21,6 +21,9 @@ int latente_scaled(const float* const* rows, std::size_t count, const float* shi
 // The sum of the squares of a tensor's numbers.
 int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity);
 
+// Whether what this thread computes is recorded (trace_shim.h): then only libtorch's own operations are seen.
+bool latente_is_recorded();
+
 // Linear layers one after the other, [rows, inputs] to [rows, outputs]; all but the last are followed by a function, which
 // `activation` names by its number (see the enum in torch_shim.cpp). One node of the graph. With `half` the matrix products
 // are taken in bfloat16.

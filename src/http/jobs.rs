@@ -283,15 +283,11 @@ async fn train(
         StoreError::Refused(Refusal { code: Code::NotFound, .. }) => unknown_dataset(spec.dataset).into(),
         other => ApiError::from(other),
     })?;
-    let mut resolved = spec.resolve(&dataset.schema, dataset.rows)?;
-    if spec.training.batch_size.is_none() {
-        app.jobs.fit_batch(&mut resolved, &dataset.schema, &options)?;
-    }
+    let resolved = app.jobs.resolve(&spec, &dataset, &options)?;
     if query.dry_run {
         let estimate = app.jobs.estimate(resolved.clone(), &dataset, &options).await?;
         return Ok(Asked::Estimate(Box::new(EstimateView::new(resolved, options, estimate))));
     }
-    app.jobs.require_memory(&resolved, &dataset.schema, &options)?;
     let job = app.jobs.submit(resolved, query.priority, query.register, options, key).await?;
     Ok(Asked::Job(Box::new(job)))
 }

@@ -142,7 +142,7 @@ pub async fn create_sweep(
         }
     }
     let spec = settled(faults, body.value)?;
-    let trials = trials::trials(&app, spec.clone()).await?;
+    let trials = trials::trials(&app, spec.clone(), &options).await?;
     let sweep = app.jobs.submit_sweep(spec, trials, query.priority, options, key).await?;
     let location = HeaderValue::try_from(format!("/v1/sweeps/{}", sweep.id)).map_err(|error| internal(&error))?;
     let view = SweepTrialsView::of(&app, sweep).await?;

@@ -9,12 +9,13 @@ use super::App;
 use super::error::{ApiError, internal};
 use super::extract::lenient;
 use crate::domain::id::DatasetId;
+use crate::domain::job::RunOptions;
 use crate::domain::limits::SWEEP_DATASETS;
 use crate::domain::refusal::{Code, Faults, Refusal};
+use crate::jobs::Jobs;
 use crate::store::StoreError;
 use crate::store::datasets::Dataset;
 use crate::store::jobs::unknown_dataset;
-use crate::training::device::Devices;
 use crate::training::spec::TrainSpec;
 use crate::training::sweeps::space::{Point, is_within, place};
 use crate::training::sweeps::{SearchKind, SweepSpec};
@@ -23,7 +24,7 @@ use crate::training::sweeps::{SearchKind, SweepSpec};
 ///
 /// # Errors
 /// A refusal with the faults of all specs.
-pub async fn trials(app: &App, sweep: SweepSpec) -> Result<Vec<(Point, TrainSpec)>, ApiError> {
+pub async fn trials(app: &App, sweep: SweepSpec, options: &RunOptions) -> Result<Vec<(Point, TrainSpec)>, ApiError> {
     let points = sweep.points();
     let mut datasets = HashMap::new();
     for (number, point) in (1..).zip(&points) {
@@ -40,7 +41,7 @@ pub async fn trials(app: &App, sweep: SweepSpec) -> Result<Vec<(Point, TrainSpec
             Err(other) => return Err(other.into()),
         };
     }
-    let checker = Checker { sweep, datasets, devices: app.jobs.devices().clone() };
+    let checker = Checker { sweep, datasets, jobs: app.jobs.clone(), options: *options };
     let checked = tokio::task::spawn_blocking(move || checker.check(points)).await;
     Ok(checked.map_err(|error| internal(&error))??)
 }
@@ -48,7 +49,8 @@ pub async fn trials(app: &App, sweep: SweepSpec) -> Result<Vec<(Point, TrainSpec
 struct Checker {
     sweep: SweepSpec,
     datasets: HashMap<DatasetId, Dataset>,
-    devices: Devices,
+    jobs: Jobs,
+    options: RunOptions,
 }
 
 /// Faults, each told once though many trials have it.
@@ -130,9 +132,7 @@ impl Checker {
         faults.into_result(Code::InvalidRequest)?;
         let spec = read.value.expect("a spec without faults was read");
         let dataset = self.datasets.get(&spec.dataset).ok_or_else(|| unknown_dataset(spec.dataset))?;
-        let resolved = spec.resolve(&dataset.schema, dataset.rows)?;
-        self.devices.choose(resolved.training.device)?;
-        Ok(resolved)
+        self.jobs.resolve(&spec, dataset, &self.options)
     }
 
     /// Where a fault of a spec stands in the sweep.

@@ -57,21 +57,21 @@ enum Look {
 }
 
 impl Jobs {
-    /// Refuses a job that cannot have the memory that it needs at least.
+    /// The spec of a job with what its data and the memory that it may have decide.
     ///
     /// # Errors
-    /// It needs more, or its device is not there.
-    pub fn require_memory(&self, spec: &TrainSpec, schema: &Schema, options: &RunOptions) -> Result<(), Refusal> {
-        // The memory of a GPU is not looked at.
-        if self.devices().choose(spec.training.device)?.is_cuda() {
-            return Ok(());
+    /// It does not go with its data, it cannot have the memory it needs at least, or its device is not there.
+    pub fn resolve(&self, spec: &TrainSpec, dataset: &Dataset, options: &RunOptions) -> Result<TrainSpec, Refusal> {
+        let mut resolved = spec.resolve(&dataset.schema, dataset.rows)?;
+        if spec.training.batch_size.is_none() {
+            self.fit_batch(&mut resolved, &dataset.schema, options)?;
         }
-        let limit = options.memory_bytes(self.config().trainer.memory_bytes);
-        let (most, whose) = match (limit, machine_bytes()) {
-            (Some(limit), machine) if machine.is_none_or(|machine| limit <= machine) => (limit, "a trainer may have"),
-            (_, Some(machine)) => (machine, "this machine has"),
-            (_, None) => return Ok(()),
-        };
+        self.require_memory(&resolved, &dataset.schema, options)?;
+        Ok(resolved)
+    }
+
+    fn require_memory(&self, spec: &TrainSpec, schema: &Schema, options: &RunOptions) -> Result<(), Refusal> {
+        let Some((most, whose)) = self.most_memory(spec, options)? else { return Ok(()) };
         let needs = Needs::of(spec, schema);
         let least = needs.least(needs.batch_rows);
         if least <= most {
@@ -90,36 +90,41 @@ impl Jobs {
         Err(Refusal::at(Code::OutOfMemory, "/training/batch_size", "too_large", detail))
     }
 
-    /// Halves the batch of a job whose size is left to the program until it is expected to have the memory it needs.
-    ///
-    /// # Errors
-    /// Its device is not there.
-    pub fn fit_batch(&self, spec: &mut TrainSpec, schema: &Schema, options: &RunOptions) -> Result<(), Refusal> {
+    /// Makes the batch of a job whose size is left to the program so small that it is expected to have the memory it needs.
+    fn fit_batch(&self, spec: &mut TrainSpec, schema: &Schema, options: &RunOptions) -> Result<(), Refusal> {
+        let Some((most, _)) = self.most_memory(spec, options)? else { return Ok(()) };
+        let needs = Needs::of(spec, schema);
+        if needs.expected(needs.batch_rows).peak() > most {
+            let rows = needs.fitting_batch(most).unwrap_or(0).max(LEAST_CHOSEN).min(needs.batch_rows);
+            spec.training.batch_size = u32::try_from(rows).ok();
+        }
+        Ok(())
+    }
+
+    /// The memory that a job may have, and who says so. `None` where nobody knows; that of a GPU is not looked at.
+    fn most_memory(&self, spec: &TrainSpec, options: &RunOptions) -> Result<Option<(u64, &'static str)>, Refusal> {
         if self.devices().choose(spec.training.device)?.is_cuda() {
-            return Ok(());
+            return Ok(None);
         }
         let limit = options.memory_bytes(self.config().trainer.memory_bytes);
-        let most = limit.into_iter().chain(machine_bytes()).min().unwrap_or(u64::MAX);
-        let needs = Needs::of(spec, schema);
-        let mut rows = needs.batch_rows;
-        while rows > LEAST_CHOSEN && needs.expected(rows).peak() > most {
-            rows /= 2;
-        }
-        spec.training.batch_size = u32::try_from(rows).ok();
-        Ok(())
+        Ok(match (limit, machine_bytes()) {
+            (Some(limit), machine) if machine.is_none_or(|machine| limit <= machine) => {
+                Some((limit, "a trainer may have"))
+            }
+            (_, machine) => machine.map(|bytes| (bytes, "this machine has")),
+        })
     }
 
     /// What a job with a resolved spec would take. Nothing of it is kept.
     ///
     /// # Errors
-    /// It cannot have the memory it needs, its device is not there, it is at fault, or as many are looked at already as is allowed.
+    /// It has too little memory, it is at fault, or as many are looked at already as is allowed.
     pub async fn estimate(
         &self,
         spec: TrainSpec,
         dataset: &Dataset,
         options: &RunOptions,
     ) -> Result<Estimate, StoreError> {
-        self.require_memory(&spec, &dataset.schema, options)?;
         let _permit = self.probing.try_acquire().map_err(|_| {
             Refusal::new(Code::Overloaded, "as many jobs are being looked at as this server allows; try again soon")
         })?;

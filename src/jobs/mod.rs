@@ -30,10 +30,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::data::dataset::Schema;
-use crate::domain::id::{JobId, ModelId};
+use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, RetryFrom, RunOptions};
 use crate::domain::limits::{MODEL_EXPORTS, PROBES};
-use crate::domain::reference::ModelName;
+use crate::domain::reference::{ModelName, ModelRef};
 use crate::domain::refusal::{Code, Refusal};
 use crate::store::inference::NewInference;
 use crate::store::jobs::{Job, NewJob};
@@ -196,16 +196,14 @@ impl Jobs {
     /// The dataset is gone, the device is not there, the queue is full, or the key was used for another spec.
     pub async fn submit(
         &self,
-        spec: TrainSpec,
+        mut spec: TrainSpec,
         priority: i32,
         register: Option<ModelName>,
         options: RunOptions,
         idempotency_key: Option<String>,
     ) -> Result<Job, StoreError> {
         self.shared.devices.choose(spec.training.device)?;
-        if let Some(id) = spec.init_from {
-            self.require_kin(&spec, id).await?;
-        }
+        self.settle_init(&mut spec).await?;
         let new = NewJob { spec, max_deaths: MAX_DEATHS, priority, register, options, idempotency_key };
         let (job, _) = self.shared.store.insert_job(&new).await?;
         self.shared.queued.notify_one();
@@ -311,15 +309,19 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Refuses weights of a model that has another network. Whether its columns become as many numbers is seen by the trainer.
-    async fn require_kin(&self, spec: &TrainSpec, id: ModelId) -> Result<(), StoreError> {
+    /// Settles which model a job takes its first weights from, and refuses one that has another network. Whether its columns become as
+    /// many numbers is seen by the trainer.
+    pub(super) async fn settle_init(&self, spec: &mut TrainSpec) -> Result<(), StoreError> {
+        let Some(reference) = &spec.init_from else { return Ok(()) };
         let refuse = |code: &str, detail: String| Refusal::at(Code::InvalidRequest, "/init_from", code, detail);
-        let model = self.shared.store.model(id).await.map_err(|error| match error {
+        let absent = |error| match error {
             StoreError::Refused(Refusal { code: Code::NotFound, .. }) => {
-                refuse("unknown_model", format!("names the model {id}, which is not there")).into()
+                refuse("unknown_model", format!("names the model {reference}, which is not there")).into()
             }
             other => other,
-        })?;
+        };
+        let id = self.shared.store.find_model(reference).await.map_err(absent)?;
+        let model = self.shared.store.model(id).await.map_err(absent)?;
         let (own, other) = (&spec.model, &model.spec.model);
         if (own.family(), own.latent()) != (other.family(), other.latent()) || spec.network != model.spec.network {
             let detail = format!(
@@ -329,6 +331,8 @@ impl Jobs {
             );
             return Err(refuse("another_network", detail).into());
         }
+        // An alias may move while the job waits.
+        spec.init_from = Some(ModelRef::Id(id));
         Ok(())
     }
 

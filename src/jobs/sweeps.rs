@@ -19,13 +19,17 @@ impl Jobs {
     pub async fn submit_sweep(
         &self,
         spec: SweepSpec,
-        trials: Vec<(Point, TrainSpec)>,
+        mut trials: Vec<(Point, TrainSpec)>,
         priority: i32,
         options: RunOptions,
         idempotency_key: Option<String>,
     ) -> Result<Sweep, StoreError> {
-        for (_, trial) in &trials {
+        for (_, trial) in &mut trials {
             self.shared.devices.choose(trial.training.device)?;
+            self.settle_init(trial).await.map_err(|error| match error {
+                StoreError::Refused(refusal) => refusal.moved("/init_from", "/base/init_from").into(),
+                other => other,
+            })?;
         }
         let rungs = trials.first().map_or_else(Vec::new, |(_, trial)| spec.rungs(trial));
         let new = NewSweep { spec, rungs, trials, max_deaths: MAX_DEATHS, priority, options, idempotency_key };

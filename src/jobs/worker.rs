@@ -163,7 +163,8 @@ async fn attempt(
         every_epoch: job.options.keep != Retention::default(),
         ..Request::train(job.spec.clone(), &dataset, &shared.store)?
     };
-    if let Some(id) = job.spec.init_from.filter(|_| checkpoint.is_none()) {
+    if let Some(reference) = job.spec.init_from.as_ref().filter(|_| checkpoint.is_none()) {
+        let id = shared.store.find_model(reference).await?;
         let model = shared.store.model(id).await?;
         let bytes = shared.store.artifact(model.artifact_id).await?;
         tokio::fs::write(scratch.directory().join(INIT), bytes).await?;

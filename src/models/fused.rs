@@ -121,6 +121,15 @@ pub fn norm(tensor: &Tensor) -> f64 {
     sum.sqrt()
 }
 
+/// Whether what this thread computes is recorded for other programs, which know libtorch's own operations and none of these.
+pub fn is_recorded() -> bool {
+    // SAFETY: it takes nothing and only looks at what the thread has.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        latente_is_recorded()
+    }
+}
+
 /// Linear layers one after the other, `[..., inputs]` to `[..., outputs]`; `activation` follows all but the last. One node of
 /// the graph, whatever the number of layers. With `half` the matrix products are taken in bfloat16, whatever else in 32 bits.
 ///
@@ -288,6 +297,7 @@ unsafe extern "C" {
         capacity: usize,
     ) -> c_int;
     fn latente_squares(tensor: *const c_void, sum: *mut f64, message: *mut c_char, capacity: usize) -> c_int;
+    fn latente_is_recorded() -> bool;
     fn latente_stack(
         input: *const c_void,
         weights: *const *const c_void,

@@ -88,10 +88,12 @@ impl Mlp {
 
     /// `[..., inputs]` to `[..., outputs]`. Without a step, or outside training, nothing is random.
     pub fn forward(&self, x: &Tensor, step: Option<&Step<'_>>) -> Tensor {
-        if let Some(step) = step.filter(|step| step.training)
-            && let Some((weights, biases)) = self.plain()
+        let training = step.filter(|step| step.training);
+        if !fused::is_recorded()
+            && let Some((weights, biases)) = self.plain(training.is_some())
         {
-            return fused::stack(x, &weights, &biases, self.activation, step.half);
+            let half = training.is_some_and(|step| step.half);
+            return fused::stack(x, &weights, &biases, self.activation, half);
         }
         let last = self.layers.len() - 1;
         let x = (0..last).fold(x.shallow_clone(), |x, position| self.hidden(position, &x, step));
@@ -99,8 +101,8 @@ impl Mlp {
     }
 
     /// The weights and biases of layers that have nothing but a function between them; `None` where there is more.
-    fn plain(&self) -> Option<(Vec<Tensor>, Vec<Tensor>)> {
-        if self.dropout > 0.0 {
+    fn plain(&self, training: bool) -> Option<(Vec<Tensor>, Vec<Tensor>)> {
+        if training && self.dropout > 0.0 {
             return None;
         }
         let plain = |layer: &Layer| match &layer.weight {

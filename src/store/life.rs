@@ -7,6 +7,7 @@ use super::jobs::{Asked, COLUMNS, Job, JobRow, find_by_key, require_dataset, req
 use super::{Store, StoreError, events, gone, now_ms, phases, refused, to_json};
 use crate::domain::id::JobId;
 use crate::domain::job::{JobStatus, Phase, RetryFrom, StopReason};
+use crate::domain::reference::ModelRef;
 use crate::domain::refusal::Code;
 use crate::training::spec::TrainSpec;
 
@@ -150,7 +151,7 @@ impl Store {
         } else {
             spec.training.epochs = epochs;
             spec.training.pretraining = None;
-            spec.init_from = Some(model);
+            spec.init_from = Some(ModelRef::Id(model));
         }
         spec.check()?;
         let child = insert_child(&mut tx, &parent, &spec, max_deaths, &asked, key).await?;

@@ -15,9 +15,10 @@ use super::stopping::EarlyStoppingSpec;
 use crate::data::dataset::Schema;
 use crate::data::preparation::ScalingSpec;
 use crate::data::split::SplitSpec;
-use crate::domain::id::{DatasetId, ModelId};
+use crate::domain::id::DatasetId;
 use crate::domain::limits::{ACCUMULATED, BATCH_ROWS, EPOCHS, PARAMETERS};
 use crate::domain::name;
+use crate::domain::reference::ModelRef;
 use crate::domain::refusal::{Code, Faults, Refusal};
 use crate::models::likelihood::LikelihoodSpec;
 use crate::models::network::{NetworkKind, NetworkSpec, Norm};
@@ -42,10 +43,12 @@ pub struct TrainSpec {
     pub name: Option<String>,
     /// The family and its settings.
     pub model: ModelSpec,
-    /// A model whose weights training begins with, of the same family and network, on columns that become as many numbers. Drawn
-    /// by the seed when it is left out.
+    /// A model whose weights training begins with, of the same family and network, on columns that become as many numbers: its id,
+    /// `name`, `name:3` or `name@alias`. What a name or an alias means is settled when the job is posted. Drawn by the seed when it is
+    /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub init_from: Option<ModelId>,
+    #[schema(value_type = Option<String>)]
+    pub init_from: Option<ModelRef>,
     /// The layers between input and code.
     #[serde(default)]
     pub network: NetworkSpec,

@@ -58,6 +58,14 @@ async fn training_begins_with_the_weights_of_a_model() {
     let warm = app.wait(&app.submit(&warm).await).await;
     assert_eq!((&warm["status"], &warm["spec"]["init_from"]), (&json!("succeeded"), &json!(model)));
     let begun = curve(&app, warm["id"].as_str().unwrap()).await;
+    // By a name of the registry it is the same model, whatever the name means later.
+    app.patch(&format!("/v1/models/{model}"), &json!({"name": "digits"})).await.expect(200);
+    let mut named = job(&dataset, 2);
+    named["init_from"] = json!("digits:1");
+    let named = app.post("/v1/jobs", &named).await.expect(202);
+    assert_eq!(named["spec"]["init_from"], json!(model));
+    app.wait(named["id"].as_str().unwrap()).await;
+    assert_eq!(curve(&app, named["id"].as_str().unwrap()).await, begun);
     assert!(begun[0] < cold[10], "its first epoch {} is beyond what ten gave, {}", begun[0], cold[10]);
 
     // Without a checkpoint that was kept a job goes on from its model.
@@ -86,9 +94,17 @@ async fn weights_of_another_network_are_refused() {
         &|spec| spec["network"]["hidden"] = json!([17]),
         &|spec| spec["model"] = json!({"family": "autoencoder", "settings": {"latent": 3}}),
         &|spec| spec["init_from"] = json!("mdl_0198c5d2a1b37e6f9a1b2c3d4e5f6071"),
+        &|spec| spec["init_from"] = json!("digits@best"),
+        &|spec| spec["init_from"] = json!("Digits"),
     ] {
         app.post("/v1/jobs", &asked(change)).await.refuses(422, "invalid_request", &["/init_from"]);
     }
+    let sweep = json!({
+        "base": asked(&|spec| spec["network"]["hidden"] = json!([17])),
+        "search": {"kind": "grid"},
+        "space": {"/training/seed": {"int": [0, 1]}},
+    });
+    app.post("/v1/sweeps", &sweep).await.refuses(422, "invalid_request", &["/base/init_from"]);
     // Other columns become as many numbers only by chance: the trainer sees it.
     let other = app.upload("", "a,b,c\n1,2,3\n4,5,7\n8,9,9\n2,2,1\n").await["id"].as_str().unwrap().to_owned();
     let done = app.wait(&app.submit(&asked(&|spec| spec["dataset"] = json!(other))).await).await;

@@ -45,6 +45,13 @@ async fn a_file_three_times_the_memory_is_trained_on_and_a_batch_beyond_it_is_no
     // What cannot fit is refused at once, and what does not fits is told with a batch that does.
     let detail = app.post("/v1/jobs", &job(60_000)).await.refuses(422, "out_of_memory", &["/training/batch_size"]);
     assert!(detail.contains("a trainer may have 128"), "{detail}");
+    let sweep = json!({
+        "base": job(32),
+        "search": {"kind": "grid"},
+        "space": {"/training/batch_size": {"values": [32, 60_000]}},
+    });
+    let place = "/space/~1training~1batch_size/values/1";
+    app.post("/v1/sweeps", &sweep).await.refuses(422, "out_of_memory", &[place]);
     let large = app.wait(&app.submit(&job(LARGE)).await).await;
     assert_eq!((&large["status"], &large["error"]["code"]), (&json!("failed"), &json!("out_of_memory")), "{large}");
     assert_eq!((&large["error"]["category"], &large["attempt"]), (&json!("capacity"), &json!(1)), "{large}");

@@ -25,6 +25,10 @@ pub(super) struct Held {
     strange: bool,
 }
 
+/// Where advice about memory may begin and end.
+#[cfg(target_os = "linux")]
+const PAGE_BYTES: usize = 4096;
+
 /// The numbers of a body.
 pub(super) struct Floats {
     pub values: Vec<f32>,
@@ -34,7 +38,8 @@ pub(super) struct Floats {
 
 impl Held {
     fn new(head_bytes: Head, bytes: usize) -> Self {
-        let words = Vec::with_capacity(bytes / 4 + 1);
+        let mut words = Vec::with_capacity(bytes / 4 + 1);
+        in_large_pages(&mut words);
         Self { head_bytes, head: Vec::new(), known: None, words, rest: Vec::new(), strange: false }
     }
 
@@ -121,6 +126,30 @@ impl Held {
     /// The numbers.
     pub fn into_floats(self) -> Floats {
         Floats { values: self.words, are_finite: !self.strange }
+    }
+}
+
+/// Bytes from which it is worth while to ask for large pages, of which each is two mebibytes.
+const LARGE_BYTES: usize = 4 << 20;
+
+/// Asks for memory in large pages where there is none behind the vector yet: to be given it in small ones takes longer than to write
+/// there.
+fn in_large_pages(words: &mut Vec<f32>) {
+    #[cfg(target_os = "linux")]
+    {
+        let room = words.spare_capacity_mut();
+        let start = room.as_mut_ptr().cast::<u8>();
+        let (first, bytes) = (start.align_offset(PAGE_BYTES), size_of_val(room));
+        if bytes >= LARGE_BYTES {
+            // SAFETY: whole pages of the vector's own room, whose contents this does not change.
+            #[expect(unsafe_code, reason = "the advice is about memory, of which any may be given by address")]
+            let advised = unsafe {
+                let advice = rustix::mm::Advice::LinuxHugepage;
+                rustix::mm::madvise(start.add(first).cast(), (bytes - first) / PAGE_BYTES * PAGE_BYTES, advice)
+            };
+            // A kernel that has no such pages says so, and gives small ones.
+            let _ = advised;
+        }
     }
 }
 
