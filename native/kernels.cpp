@@ -94,12 +94,14 @@ inline __attribute__((always_inline)) float bernoulli_one(float logit, float x, 
 constexpr std::size_t FOUND = 8 * LANES;
 
 CLONES void bernoulli_row(const float* __restrict output, const float* __restrict x, float* __restrict slope, std::size_t columns,
-                          float* __restrict lanes) {
+                          float factor, float* __restrict lanes) {
     float each[FOUND];
     for (std::size_t start = 0; start < columns; start += FOUND) {
         const std::size_t count = std::min(FOUND, columns - start);
         for (std::size_t place = 0; place < count; ++place) {
-            each[place] = bernoulli_one(output[start + place], x[start + place], slope[start + place]);
+            float steep;
+            each[place] = bernoulli_one(output[start + place], x[start + place], steep);
+            slope[start + place] = steep * factor;
         }
         std::size_t place = 0;
         for (; place + LANES <= count; place += LANES) {
@@ -110,18 +112,18 @@ CLONES void bernoulli_row(const float* __restrict output, const float* __restric
 }
 
 CLONES void gaussian_row(const float* __restrict output, const float* __restrict x, float* __restrict slope, std::size_t columns,
-                         float* __restrict lanes) {
+                         float factor, float* __restrict lanes) {
     std::size_t column = 0;
     for (; column + LANES <= columns; column += LANES) {
         for (std::size_t lane = 0; lane < LANES; ++lane) {
             const float away = output[column + lane] - x[column + lane];
-            slope[column + lane] = away;
+            slope[column + lane] = away * factor;
             lanes[lane] += away * away;
         }
     }
     for (std::size_t lane = 0; column + lane < columns; ++lane) {
         const float away = output[column + lane] - x[column + lane];
-        slope[column + lane] = away;
+        slope[column + lane] = away * factor;
         lanes[lane] += away * away;
     }
 }
@@ -129,14 +131,15 @@ CLONES void gaussian_row(const float* __restrict output, const float* __restrict
 // Sixteen floats, which the compiler keeps in as many registers as the CPU needs for them.
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 
+// Some hundred squares at a time are added up in 32 bits, in four sums that do not wait for each other.
+constexpr std::size_t SQUARES_AT_ONCE = 4 * LANES, SQUARES_BLOCK = 16 * SQUARES_AT_ONCE;
+
 CLONES void square_lanes(const float* __restrict values, std::size_t count, double* __restrict lanes) {
-    // Some hundred squares at a time are added up in 32 bits, in four sums that do not wait for each other.
-    constexpr std::size_t AT_ONCE = 4 * LANES, BLOCK = 16 * AT_ONCE;
     std::size_t place = 0;
-    while (place + AT_ONCE <= count) {
-        const std::size_t end = std::min(count, place + BLOCK);
+    while (place + SQUARES_AT_ONCE <= count) {
+        const std::size_t end = std::min(count, place + SQUARES_BLOCK);
         Lanes sums[4] = {};
-        for (; place + AT_ONCE <= end; place += AT_ONCE) {
+        for (; place + SQUARES_AT_ONCE <= end; place += SQUARES_AT_ONCE) {
             Lanes read[4];
             std::memcpy(read, values + place, sizeof read);
             for (int part = 0; part < 4; ++part) sums[part] += read[part] * read[part];
@@ -163,15 +166,12 @@ CLONES void adamw_plainly(float* __restrict weights, const float* __restrict gra
 #ifdef LATENTE_X86
 // A root and a division of sixteen numbers take longer than all the rest. Both are made from estimates of 14 bits that one step
 // of Newton's method brings to less than 2 units in the last place.
-__attribute__((target("avx512f"))) void adamw_avx512(float* weights, const float* gradient, float* first, float* second,
-                                                     std::size_t count, const AdamNumbers& with) {
-    const __m512 decay = _mm512_set1_ps(with.decay), step = _mm512_set1_ps(-with.step);
-    const __m512 taken1 = _mm512_set1_ps(1.0f - with.beta1), taken2 = _mm512_set1_ps(1.0f - with.beta2);
-    const __m512 beta2 = _mm512_set1_ps(with.beta2), correction = _mm512_set1_ps(with.correction);
-    const __m512 epsilon = _mm512_set1_ps(with.epsilon), least = _mm512_set1_ps(1e-36f);
-    const __m512 half = _mm512_set1_ps(0.5f), three_halves = _mm512_set1_ps(1.5f), two = _mm512_set1_ps(2.0f);
-    for (std::size_t place = 0; place < count; place += 16) {
-        const __mmask16 there = count - place >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - place)) - 1);
+struct Adam512 {
+    __m512 decay, step, taken1, taken2, beta2, correction, epsilon, least, half, three_halves, two;
+
+    // Moves 16 numbers at `place`, as far as they are there, and gives their gradient.
+    __attribute__((target("avx512f"), always_inline)) inline __m512 move(float* weights, const float* gradient, float* first,
+                                                                         float* second, std::size_t place, __mmask16 there) const {
         const __m512 g = _mm512_maskz_loadu_ps(there, gradient + place);
         __m512 m = _mm512_maskz_loadu_ps(there, first + place);
         __m512 v = _mm512_maskz_loadu_ps(there, second + place);
@@ -189,20 +189,55 @@ __attribute__((target("avx512f"))) void adamw_avx512(float* weights, const float
         inverse = _mm512_mul_ps(inverse, _mm512_fnmadd_ps(spread, inverse, two));
         w = _mm512_fmadd_ps(_mm512_mul_ps(step, m), inverse, _mm512_mul_ps(w, decay));
         _mm512_mask_storeu_ps(weights + place, there, w);
+        return g;
     }
+};
+
+// The squares are added up as `square_lanes` does it.
+__attribute__((target("avx512f"))) double adamw_avx512(float* weights, const float* gradient, float* first, float* second,
+                                                       std::size_t count, const AdamNumbers& with) {
+    const Adam512 adam{_mm512_set1_ps(with.decay), _mm512_set1_ps(-with.step), _mm512_set1_ps(1.0f - with.beta1),
+                       _mm512_set1_ps(1.0f - with.beta2), _mm512_set1_ps(with.beta2), _mm512_set1_ps(with.correction),
+                       _mm512_set1_ps(with.epsilon), _mm512_set1_ps(1e-36f), _mm512_set1_ps(0.5f), _mm512_set1_ps(1.5f),
+                       _mm512_set1_ps(2.0f)};
+    double lanes[LANES] = {};
+    std::size_t place = 0;
+    while (place + SQUARES_AT_ONCE <= count) {
+        const std::size_t end = std::min(count, place + SQUARES_BLOCK);
+        __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (; place + SQUARES_AT_ONCE <= end; place += SQUARES_AT_ONCE) {
+#pragma GCC unroll 4
+            for (std::size_t part = 0; part < 4; ++part) {
+                const __m512 g = adam.move(weights, gradient, first, second, place + part * LANES, 0xffff);
+                sums[part] = _mm512_fmadd_ps(g, g, sums[part]);
+            }
+        }
+        float sum[LANES];
+        _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+        for (std::size_t lane = 0; lane < LANES; ++lane) lanes[lane] += static_cast<double>(sum[lane]);
+    }
+    for (; place < count; place += LANES) {
+        const std::size_t left = std::min(LANES, count - place);
+        float g[LANES];
+        _mm512_storeu_ps(g, adam.move(weights, gradient, first, second, place, static_cast<__mmask16>((1u << left) - 1)));
+        for (std::size_t lane = 0; lane < left; ++lane) lanes[lane] += static_cast<double>(g[lane]) * static_cast<double>(g[lane]);
+    }
+    return total(lanes);
 }
 #endif
 
 }  // namespace
 
-void adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with) {
+double adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with) {
     const Flushed flushed;
 #ifdef LATENTE_X86
     // The estimates have no value where the divisor leaves the range of normal numbers, as a very small epsilon may have it.
     static const bool wide = __builtin_cpu_supports("avx512f");
     if (wide && with.epsilon > 1e-30f) return adamw_avx512(weights, gradient, first, second, count, with);
 #endif
+    const double sum = squares(gradient, count);
     adamw_plainly(weights, gradient, first, second, count, with);
+    return sum;
 }
 
 double squares(const float* values, std::size_t count) {
@@ -212,14 +247,14 @@ double squares(const float* values, std::size_t count) {
     return total(lanes);
 }
 
-float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli) {
+float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli, float factor) {
     const Flushed flushed;
     float lanes[LANES] = {};
     if (bernoulli) {
-        bernoulli_row(output, x, slope, columns, lanes);
+        bernoulli_row(output, x, slope, columns, factor, lanes);
         return total(lanes);
     }
-    gaussian_row(output, x, slope, columns, lanes);
+    gaussian_row(output, x, slope, columns, factor, lanes);
     return 0.5f * total(lanes);
 }
 

@@ -17,14 +17,15 @@ struct AdamNumbers {
     float epsilon;
 };
 
-void adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with);
+// Gives the sum of the squares of the gradient. What is added to what does not depend on the vectors of the CPU.
+double adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with);
 
 // The sum of squares. What is added to what does not depend on the vectors of the CPU.
 double squares(const float* values, std::size_t count);
 
-// Of one row: -log p of values `x` under logits (`bernoulli`) or else means of unit variance and without the constant; its slope
-// over them goes to `slope`.
-float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli);
+// Of one row: -log p of values `x` under logits (`bernoulli`) or else means of unit variance and without the constant; `factor`
+// times its slope over them goes to `slope`.
+float row_loss(const float* output, const float* x, float* slope, std::size_t columns, bool bernoulli, float factor);
 
 // Of rows of a gradient of so many `columns`, those from column `from` on, up to COLUMNS of them: where `seen` is given, `out`, which
 // may be the gradient itself, becomes what of it is let through, where that is above zero; where `sums` is given, it becomes the

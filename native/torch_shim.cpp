@@ -1,6 +1,6 @@
 #include "caught.h"
-#include "half.h"
 #include "kernels.h"
+#include "stack.h"
 #include "torch_shim.h"
 
 #include <ATen/ATen.h>
@@ -14,17 +14,24 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 namespace {
 
 using at::Tensor;
+using latente::add_bias;
+using latente::as;
+using latente::BLOCK;
+using latente::kept;
+using latente::let_through;
+using latente::plain;
+using latente::rows_at_once;
+using latente::Stack;
 using torch::autograd::Node;
 using torch::autograd::variable_list;
 
 at::TensorList one(void* tensor) { return at::TensorList(static_cast<Tensor*>(tensor), 1); }
-const Tensor& as(const void* tensor) { return *static_cast<const Tensor*>(tensor); }
-
 std::vector<Tensor> many(void* const* tensors, std::size_t count) {
     std::vector<Tensor> all;
     all.reserve(count);
@@ -32,13 +39,7 @@ std::vector<Tensor> many(void* const* tensors, std::size_t count) {
     return all;
 }
 
-// Whether the loops of kernels.h may go over it.
-bool plain(const Tensor& tensor) {
-    return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided && tensor.is_contiguous();
-}
-
-// Numbers that one thread takes at a time, and the least number of such blocks that another thread is worth.
-constexpr std::int64_t BLOCK = 4096;
+// The least number of blocks that another thread is worth.
 constexpr std::int64_t BLOCKS = 8;
 
 std::int64_t blocks(std::int64_t count) { return (count + BLOCK - 1) / BLOCK; }
@@ -64,248 +65,78 @@ double sum_of_squares(const Tensor& all) {
     return sum_of_blocks(all.numel(), [&](std::int64_t place, std::int64_t length) { return latente::squares(values + place, length); });
 }
 
-// Rows of so many columns that one thread takes at least.
-std::int64_t rows_at_once(std::int64_t columns) { return std::max<std::int64_t>(1, 2 * BLOCK / std::max<std::int64_t>(1, columns)); }
-
-// Adds a bias to each row of `x`; `out` may be `x`.
-void add_bias(const Tensor& x, const Tensor& bias, const Tensor& out, bool relu) {
-    const std::int64_t columns = x.size(1);
-    const float *values = x.data_ptr<float>(), *added = bias.data_ptr<float>();
-    float* sums = out.data_ptr<float>();
-    at::parallel_for(0, x.size(0), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
-        for (std::int64_t row = start; row < end; ++row) {
-            latente::add_bias(values + row * columns, added, sums + row * columns, columns, relu);
-        }
-    });
-}
-
-// Rows whose sums are taken together; the sums of such stretches are added up in their order.
-constexpr std::int64_t STRETCH = 512;
-
-// What a function of `relu` that gave `seen`, where that is defined, lets through of a gradient [rows, columns], as `out`, which may
-// be the gradient itself; and its sums over rows where `sums` is defined.
-void let_through(const Tensor& grad, const Tensor& seen, const Tensor& out, const Tensor& sums) {
-    const std::int64_t rows = grad.size(0), columns = grad.size(1), width = latente::COLUMNS;
-    const std::int64_t stretches = std::max<std::int64_t>(1, (rows + STRETCH - 1) / STRETCH), parts = (columns + width - 1) / width;
-    const float* values = grad.data_ptr<float>();
-    const float* above = seen.defined() ? seen.data_ptr<float>() : nullptr;
-    float* left = seen.defined() ? out.data_ptr<float>() : nullptr;
-    float* summed = sums.defined() ? sums.data_ptr<float>() : nullptr;
-    std::vector<float> partial(summed != nullptr && stretches > 1 ? stretches * columns : 0);
-    const std::int64_t numbers = std::max<std::int64_t>(1, std::min(rows, STRETCH) * std::min(columns, width));
-    at::parallel_for(0, stretches * parts, std::max<std::int64_t>(1, 2 * BLOCK / numbers), [&](std::int64_t start, std::int64_t end) {
-        for (std::int64_t one = start; one < end; ++one) {
-            const std::int64_t stretch = one / parts, row = stretch * STRETCH, place = row * columns;
-            float* to = partial.empty() ? summed : partial.data() + stretch * columns;
-            latente::let_through(values + place, above ? above + place : nullptr, left ? left + place : nullptr, to,
-                                 std::min(STRETCH, rows - row), columns, one % parts * width);
-        }
-    });
-    if (partial.empty()) return;
-    for (std::int64_t column = 0; column < columns; ++column) {
-        float sum = 0;
-        for (std::int64_t stretch = 0; stretch < stretches; ++stretch) sum += partial[stretch * columns + column];
-        summed[column] = sum;
-    }
-}
-
-// Where the gradients of a backward pass on this thread go.
-struct Destinations {
-    void* const* leaves;
-    void* const* views;
-    std::size_t count;
-
-    // The view of a leaf, if it is one of this pass.
-    const Tensor* of(const Tensor& leaf) const {
-        for (std::size_t index = 0; index < count; ++index) {
-            if (as(leaves[index]).is_same(leaf)) return &as(views[index]);
-        }
-        return nullptr;
-    }
-};
-
-thread_local const Destinations* destinations = nullptr;
-
-// Adds a gradient to that of a leaf where it is kept, by `write(place, first)`; false where this pass keeps none for it.
-template <typename Write>
-bool kept(const Tensor& leaf, Write write) {
-    if (destinations == nullptr) return false;
-    const Tensor* view = destinations->of(leaf);
-    if (view == nullptr) return false;
-    Tensor& grad = leaf.mutable_grad();
-    const bool first = !grad.defined();
-    if (first) grad = *view;
-    write(grad, first);
-    return true;
-}
-
-// The order is that of `Activation` in src/models/network.rs.
-enum Function : std::int64_t { sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, softplus };
-
-// libtorch's constants of the self-normalising unit (Klambauer et al., 2017).
-constexpr double selu_alpha = 1.6732632423543772848170429916717;
-constexpr double selu_scale = 1.0507009873554804934193349852946;
-
-// Whether the slope is found from the values before the function; otherwise from those after it.
-bool looks_before(std::int64_t function) { return function == gelu || function == silu || function == softplus; }
-
-Tensor apply_function(std::int64_t function, const Tensor& x) {
-    switch (function) {
-        case sigmoid: return at::sigmoid(x);
-        case tanh: return at::tanh(x);
-        case relu: return at::relu(x);
-        case leaky_relu: return at::leaky_relu(x);
-        case elu: return at::elu(x);
-        case selu: return at::selu(x);
-        case gelu: return at::gelu(x);
-        case silu: return at::silu(x);
-        case softplus: return at::softplus(x);
-    }
-    TORCH_CHECK(false, "no such function: ", function);
-}
-
-// The same, in the place of `x` where the values before are not wanted any more.
-Tensor replace_by_function(std::int64_t function, Tensor& x) {
-    switch (function) {
-        case sigmoid: return at::sigmoid_(x);
-        case tanh: return at::tanh_(x);
-        case relu: return at::relu_(x);
-        case leaky_relu: return at::leaky_relu_(x);
-        case elu: return at::elu_(x);
-        case selu: return at::selu_(x);
-        default: return apply_function(function, x);
-    }
-}
-
-Tensor slope(std::int64_t function, const Tensor& grad, const Tensor& seen) {
-    switch (function) {
-        case sigmoid: return at::sigmoid_backward(grad, seen);
-        case tanh: return at::tanh_backward(grad, seen);
-        case relu: return at::threshold_backward(grad, seen, 0);
-        case leaky_relu: return at::leaky_relu_backward(grad, seen, 0.01, true);
-        case elu: return at::elu_backward(grad, 1.0, 1.0, 1.0, true, seen);
-        case selu: return at::elu_backward(grad, selu_alpha, selu_scale, 1.0, true, seen);
-        case gelu: return at::gelu_backward(grad, seen);
-        case silu: return at::silu_backward(grad, seen);
-        case softplus: return at::softplus_backward(grad, seen, 1, 20);
-    }
-    TORCH_CHECK(false, "no such function: ", function);
-}
-
-// The stack by operations that have graphs of their own.
-Tensor plain_stack(Tensor x, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, std::int64_t function) {
-    for (std::size_t layer = 0; layer < weights.size(); ++layer) {
-        x = at::linear(x, weights[layer], biases[layer]);
-        if (layer + 1 < weights.size()) x = apply_function(function, x);
-    }
-    return x;
-}
-
 struct StackBackward : public Node {
-    std::vector<Tensor> weights;
-    std::vector<Tensor> biases;
-    Tensor x;
-    std::vector<Tensor> inputs;  // of each layer
-    std::vector<Tensor> seen;    // of each function: what its slope is found from
-    std::int64_t function = 0;
-    bool half = false;
-    bool ours = false;   // whether the loops of kernels.h may go over all tensors
-    bool tiled = false;  // whether the products of `half` are those of half.h, and all tensors of 32 bits
+    Stack stack;
 
     variable_list apply(variable_list&& grads) override {
-        const std::size_t layers = weights.size();
-        variable_list found(1 + 2 * layers);
-        if (!grads[0].defined()) return found;
-        if (at::GradMode::is_enabled()) return again(grads[0]);
-        const bool cast = half && !tiled;
-        Tensor grad = cast ? grads[0].to(at::kBFloat16) : grads[0].contiguous();
-        Tensor closed;  // what the last function gave, where the gradient has not come through it yet
-        for (std::size_t layer = layers; layer-- > 0;) {
-            const latente::LayerSize size{grad.size(0), weights[layer].size(1), weights[layer].size(0)};
-            if (task_should_compute_output(1 + layers + layer)) {
-                auto write = [&](Tensor& place, bool first) {
-                    if (ours) {
-                        Tensor sums = first ? place : at::empty_like(place);
-                        let_through(grad, closed, grad, sums);
-                        closed.reset();
-                        if (!first) place.add_(sums);
-                    } else if (first) {
-                        at::sum_out(place, grad, {0}, false, at::kFloat);
-                    } else {
-                        place.add_(at::sum(grad, {0}, false, at::kFloat));
-                    }
-                };
-                if (!kept(biases[layer], write)) {
-                    found[1 + layers + layer] = at::empty_like(biases[layer]);
-                    write(found[1 + layers + layer], true);
-                }
-            }
-            if (closed.defined()) let_through(grad, closed, grad, {});
-            closed.reset();
-            if (task_should_compute_output(1 + layer)) {
-                const Tensor& input = inputs[layer];
-                auto write = [&](Tensor& place, bool first) {
-                    if (tiled) {
-                        latente::half_slope(grad.data_ptr<float>(), input.data_ptr<float>(), place.data_ptr<float>(), size, !first);
-                    } else if (cast) {
-                        const Tensor product = at::mm(grad.t(), input);
-                        if (first) place.copy_(product); else place.add_(product);
-                    } else if (first) {
-                        at::mm_out(place, grad.t(), input);
-                    } else {
-                        place.addmm_(grad.t(), input);
-                    }
-                };
-                if (!kept(weights[layer], write)) {
-                    found[1 + layer] = at::empty_like(weights[layer]);
-                    write(found[1 + layer], true);
-                }
-            }
-            if (layer == 0 && !task_should_compute_output(0)) break;
-            if (tiled) {
-                Tensor before = at::empty({size.rows, size.inputs}, grad.options());
-                latente::half_backward(grad.data_ptr<float>(), weights[layer].data_ptr<float>(), before.data_ptr<float>(), size);
-                grad = std::move(before);
-            } else {
-                grad = at::mm(grad, cast ? weights[layer].to(at::kBFloat16) : weights[layer]);
-            }
-            if (layer > 0 && ours && function == relu) closed = seen[layer - 1];
-            else if (layer > 0) grad = slope(function, grad, seen[layer - 1]);
-            else found[0] = cast ? grad.to(at::kFloat) : grad;
-        }
-        return found;
+        if (!grads[0].defined()) return variable_list(1 + 2 * stack.weights.size());
+        auto wanted = [this](std::size_t place) { return task_should_compute_output(place); };
+        // Where the gradient of the gradient is asked for, the stack is gone through once more, by operations that have one.
+        if (at::GradMode::is_enabled()) return stack.backward_by_operations(stack.by_operations(), grads[0], wanted);
+        return stack.backward(grads[0], wanted);
     }
 
-    // The gradient of the gradient is asked for: the stack is gone through once more, by operations that have one.
-    variable_list again(const Tensor& grad) {
-        const std::size_t layers = weights.size();
-        const Tensor output = plain_stack(x, weights, biases, function);
-        variable_list wanted;
-        std::vector<std::size_t> places;
-        auto want = [&](std::size_t place, const Tensor& tensor) {
-            if (task_should_compute_output(place)) {
-                wanted.push_back(tensor);
-                places.push_back(place);
-            }
-        };
-        want(0, x);
-        for (std::size_t layer = 0; layer < layers; ++layer) want(1 + layer, weights[layer]);
-        for (std::size_t layer = 0; layer < layers; ++layer) want(1 + layers + layer, biases[layer]);
-        variable_list found(1 + 2 * layers);
-        if (wanted.empty()) return found;
-        auto grads = torch::autograd::grad({output}, wanted, {grad}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
-        for (std::size_t index = 0; index < places.size(); ++index) found[places[index]] = grads[index];
-        return found;
-    }
-
-    void release_variables() override {
-        x.reset();
-        inputs.clear();
-        seen.clear();
-    }
+    void release_variables() override { stack.forget(); }
 
     std::string name() const override { return "LatenteStackBackward"; }
 };
+
+// The mean over rows of the loss of what a stack makes of them.
+struct RestoredBackward : public Node {
+    Stack stack;
+    Tensor x;       // what is to come out
+    Tensor slopes;  // of the loss over what came out
+    bool bernoulli = false;
+
+    variable_list apply(variable_list&& grads) override {
+        if (!grads[0].defined()) return variable_list(1 + 2 * stack.weights.size());
+        auto wanted = [this](std::size_t place) { return task_should_compute_output(place); };
+        if (at::GradMode::is_enabled()) {
+            const Tensor output = stack.by_operations();
+            const Tensor each = bernoulli ? at::softplus(output) - x * output : (output - x).square() * 0.5;
+            return stack.backward_by_operations(each.sum(-1).mean(), grads[0], wanted);
+        }
+        return stack.backward(slopes * grads[0], wanted);
+    }
+
+    // Whether nothing but leaves lies behind it.
+    bool is_all() const {
+        auto leads_on = [](const Tensor& tensor) { return tensor.grad_fn() != nullptr; };
+        return !stack.x.requires_grad() && std::none_of(stack.weights.begin(), stack.weights.end(), leads_on) &&
+               std::none_of(stack.biases.begin(), stack.biases.end(), leads_on);
+    }
+
+    // The gradients of the loss itself, where that is all, without the engine of the graph.
+    void alone() const {
+        at::AutoDispatchBelowADInplaceOrView below;
+        const std::size_t layers = stack.weights.size();
+        stack.backward(slopes, [&](std::size_t place) {
+            if (place == 0) return false;
+            const std::vector<Tensor>& all = place > layers ? stack.biases : stack.weights;
+            return all[(place - 1) % layers].requires_grad();
+        });
+    }
+
+    void release_variables() override {
+        stack.forget();
+        x.reset();
+        slopes.reset();
+    }
+
+    std::string name() const override { return "LatenteRestoredBackward"; }
+};
+
+bool wants_gradient(const Tensor& x, const Stack& stack) {
+    return at::GradMode::is_enabled() &&
+           torch::autograd::compute_requires_grad(x, at::TensorList(stack.weights), at::TensorList(stack.biases));
+}
+
+template <typename OfStack>
+void set_history(Tensor& result, const Tensor& x, const std::shared_ptr<OfStack>& node) {
+    const Stack& stack = node->stack;
+    node->set_next_edges(torch::autograd::collect_next_edges(x, at::TensorList(stack.weights), at::TensorList(stack.biases)));
+    torch::autograd::set_history(result, node);
+}
 
 struct RowLossBackward : public Node {
     Tensor output;
@@ -345,8 +176,9 @@ struct RowLossBackward : public Node {
     std::string name() const override { return "LatenteRowLossBackward"; }
 };
 
-// The losses of rows and their slopes in one pass over memory; rows of `output` come in as many rounds as there are draws.
-Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, Tensor& slopes) {
+// The losses of rows and `factor` times their slopes in one pass over memory; rows of `output` come in as many rounds as there are
+// draws.
+Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, float factor, Tensor& slopes) {
     const std::int64_t columns = x.size(-1), rows = x.numel() / std::max<std::int64_t>(1, columns);
     slopes = at::empty_like(output);
     Tensor sums = at::empty(output.sizes().slice(0, output.dim() - 1), output.options());
@@ -355,7 +187,7 @@ Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, Ten
     at::parallel_for(0, sums.numel(), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
         for (std::int64_t row = start; row < end; ++row) {
             const std::int64_t place = row * columns;
-            sum[row] = latente::row_loss(o + place, wanted + row % rows * columns, slope + place, columns, bernoulli);
+            sum[row] = latente::row_loss(o + place, wanted + row % rows * columns, slope + place, columns, bernoulli, factor);
         }
     });
     return sums;
@@ -442,30 +274,27 @@ struct GaussianCodeBackward : public Node {
 
 }  // namespace
 
-int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, void* steps, double lr,
+int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, double steps, double lr,
                         double beta1, double beta2, double weight_decay, double epsilon, double* squares, char* message,
                         std::size_t capacity) {
     return caught(message, capacity, [&] {
         const Tensor& w = as(parameters);
         if (!plain(w)) {
             *squares = sum_of_squares(as(gradients));
-            at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, one(steps), lr, beta1, beta2,
+            const Tensor begun = at::full({}, steps, w.options().dtype(at::kFloat));
+            at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, begun, lr, beta1, beta2,
                               weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false);
             return;
         }
-        const double begun = as(steps).item<double>();
         const latente::AdamNumbers numbers{
             static_cast<float>(1 - lr * weight_decay), static_cast<float>(beta1), static_cast<float>(beta2),
-            static_cast<float>(lr / (1 - std::pow(beta1, begun))),
-            static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, begun))), static_cast<float>(epsilon)};
+            static_cast<float>(lr / (1 - std::pow(beta1, steps))),
+            static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, steps))), static_cast<float>(epsilon)};
         float *weights = w.data_ptr<float>(), *m = as(first).data_ptr<float>(), *v = as(second).data_ptr<float>();
         const float* g = as(gradients).data_ptr<float>();
         const std::int64_t count = w.numel();
-        // A block is summed while it comes into the cache for its step.
         *squares = sum_of_blocks(count, [&](std::int64_t place, std::int64_t length) {
-            const double sum = latente::squares(g + place, length);
-            latente::adamw(weights + place, g + place, m + place, v + place, length, numbers);
-            return sum;
+            return latente::adamw(weights + place, g + place, m + place, v + place, length, numbers);
         });
     });
 }
@@ -496,57 +325,54 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
     return caught(message, capacity, [&] {
         const Tensor& x = as(input);
         auto node = std::shared_ptr<StackBackward>(new StackBackward(), torch::autograd::deleteNode);
-        node->weights = many(weights, layers);
-        node->biases = many(biases, layers);
-        node->function = activation;
-        node->half = half;
-        const bool wanted = at::GradMode::is_enabled() && torch::autograd::compute_requires_grad(
-            x, at::TensorList(node->weights), at::TensorList(node->biases));
+        Stack& stack = node->stack;
+        stack.weights = many(weights, layers);
+        stack.biases = many(biases, layers);
+        stack.function = activation;
+        stack.half = half;
+        const bool wanted = wants_gradient(x, stack);
         Tensor result;
         {
             at::AutoDispatchBelowADInplaceOrView below;
-            const bool ours = plain(x) && x.dim() == 2 && std::all_of(node->weights.begin(), node->weights.end(), plain) &&
-                              std::all_of(node->biases.begin(), node->biases.end(), plain);
-            node->tiled = half && ours && latente::has_half_products();
-            const bool cast = half && !node->tiled;
-            node->ours = ours && !cast;
-            result = cast ? x.to(at::kBFloat16) : x;
-            // Whoever asks for no gradient keeps none of what lies between.
-            auto keep = [wanted](std::vector<Tensor>& kept, const Tensor& tensor) {
-                if (wanted) kept.push_back(tensor);
-            };
-            node->x = x;
-            keep(node->inputs, result);
-            for (std::size_t layer = 0; layer < layers; ++layer) {
-                const bool last = layer + 1 == layers, done = node->ours && !last && activation == relu;
-                const Tensor &weight = node->weights[layer], &bias = node->biases[layer];
-                if (node->tiled) {
-                    TORCH_CHECK(result.size(1) == weight.size(1), "a layer of ", weight.size(1), " inputs is given ", result.size(1));
-                    Tensor product = at::empty({result.size(0), weight.size(0)}, result.options());
-                    latente::half_forward(result.data_ptr<float>(), weight.data_ptr<float>(), product.data_ptr<float>(),
-                                          {result.size(0), weight.size(1), weight.size(0)});
-                    result = std::move(product);
-                } else if (node->ours) {
-                    result = at::mm(result, weight.t());
-                } else {
-                    result = cast ? at::addmm(bias.to(at::kBFloat16), result, weight.to(at::kBFloat16).t())
-                                  : at::addmm(bias, result, weight.t());
-                }
-                if (node->ours) add_bias(result, bias, result, done);
-                if (last) break;
-                const bool before = looks_before(activation);
-                if (before) keep(node->seen, result);
-                if (!done) result = replace_by_function(activation, result);
-                if (!before) keep(node->seen, result);
-                keep(node->inputs, result);
-            }
-            if (cast) result = result.to(at::kFloat);
+            result = stack.forward(x, wanted);
+        }
+        if (wanted) set_history(result, x, node);
+        *output = new Tensor(std::move(result));
+    });
+}
+
+int latente_restored(void* input, void* x, void* const* weights, void* const* biases, std::size_t layers, std::size_t code,
+                     std::int64_t activation, bool half, bool bernoulli, double constant, void** loss, char* message,
+                     std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor &seen = as(input), &aim = as(x);
+        auto node = std::shared_ptr<RestoredBackward>(new RestoredBackward(), torch::autograd::deleteNode);
+        Stack& stack = node->stack;
+        stack.weights = many(weights, layers);
+        stack.biases = many(biases, layers);
+        stack.function = activation;
+        stack.code = static_cast<std::int64_t>(code);
+        stack.half = half;
+        const bool wanted = wants_gradient(seen, stack);
+        Tensor result;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            const Tensor output = stack.forward(seen, wanted).contiguous();
+            TORCH_CHECK(plain(output) && plain(aim) && output.sizes() == aim.sizes() && aim.dim() == 2 && aim.numel() > 0,
+                        "what comes out is ", output.sizes(), ", and is to be ", aim.sizes());
+            const std::int64_t rows = aim.size(0);
+            const Tensor sums = losses_of_rows(output, aim, bernoulli, 1.0f / static_cast<float>(rows), node->slopes);
+            const float* each = sums.data_ptr<float>();
+            result = at::empty({}, aim.options());
+            *result.data_ptr<float>() =
+                static_cast<float>(std::accumulate(each, each + rows, 0.0) / static_cast<double>(rows) + constant);
         }
         if (wanted) {
-            node->set_next_edges(torch::autograd::collect_next_edges(x, at::TensorList(node->weights), at::TensorList(node->biases)));
-            torch::autograd::set_history(result, node);
+            node->x = aim;
+            node->bernoulli = bernoulli;
+            set_history(result, seen, node);
         }
-        *output = new Tensor(std::move(result));
+        *loss = new Tensor(std::move(result));
     });
 }
 
@@ -558,7 +384,7 @@ int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* m
             at::AutoDispatchBelowADInplaceOrView below;
             if (plain(o) && plain(as(x)) && as(x).dim() == 2 && as(x).numel() > 0 && o.dim() >= 2 && o.size(-2) == as(x).size(0) &&
                 o.size(-1) == as(x).size(1)) {
-                result = losses_of_rows(o, as(x), bernoulli, slopes);
+                result = losses_of_rows(o, as(x), bernoulli, 1, slopes);
             } else if (bernoulli) {
                 // H(x; p) = max(logit, 0) + log(1 + exp(-|logit|)) - x * logit. The sum is between 1 and 2, so that the
                 // logarithm is off by less than 1e-7, and takes a third of the time of log1p.
@@ -639,17 +465,16 @@ int latente_gaussian_code(void* both, void* noise, double limit, void** z, void*
 int latente_backward(void* loss, void* const* leaves, void* const* views, std::size_t count, char* message,
                      std::size_t capacity) {
     return caught(message, capacity, [&] {
-        const Destinations here{leaves, views, count};
         for (std::size_t index = 0; index < count; ++index) as(leaves[index]).mutable_grad().reset();
-        const Destinations* before = destinations;
-        destinations = &here;
-        try {
-            torch::autograd::backward({as(loss)}, {}, /*retain_graph=*/false, /*create_graph=*/false, many(leaves, count));
-        } catch (...) {
-            destinations = before;
-            throw;
+        {
+            const latente::Destinations here(leaves, views, count);
+            const auto* restored = dynamic_cast<const RestoredBackward*>(as(loss).grad_fn().get());
+            if (restored != nullptr && restored->is_all()) {
+                restored->alone();
+            } else {
+                torch::autograd::backward({as(loss)}, {}, /*retain_graph=*/false, /*create_graph=*/false, many(leaves, count));
+            }
         }
-        destinations = before;
         at::NoGradGuard guard;
         for (std::size_t index = 0; index < count; ++index) {
             Tensor& grad = as(leaves[index]).mutable_grad();

@@ -8,9 +8,9 @@
 
 extern "C" {
 
-// One step of AdamW in place, in one pass over its tensors. `steps` holds one float, the steps begun with this one. `squares`
+// One step of AdamW in place, in one pass over its tensors. `steps` were begun, this one included. `squares`
 // becomes the sum of the squares of the gradients.
-int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, void* steps, double lr,
+int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, double steps, double lr,
                         double beta1, double beta2, double weight_decay, double epsilon, double* squares, char* message,
                         std::size_t capacity);
 
@@ -25,10 +25,16 @@ int latente_squares(const void* tensor, double* sum, char* message, std::size_t 
 bool latente_is_recorded();
 
 // Linear layers one after the other, [rows, inputs] to [rows, outputs]; all but the last are followed by a function, which
-// `activation` names by its number (see the enum in torch_shim.cpp). One node of the graph. With `half` the matrix products
+// `activation` names by its number (see the enum in stack.h). One node of the graph. With `half` the matrix products
 // are taken in bfloat16.
 int latente_stack(void* input, void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation,
                   bool half, void** output, char* message, std::size_t capacity);
+
+// The mean over rows of -log p of values `x` [rows, columns], and a constant, under what layers make of `input` [rows, inputs]: as
+// latente_stack, but that no function follows the layer `code` either. One node of the graph; `x` takes no gradient.
+int latente_restored(void* input, void* x, void* const* weights, void* const* biases, std::size_t layers, std::size_t code,
+                     std::int64_t activation, bool half, bool bernoulli, double constant, void** loss, char* message,
+                     std::size_t capacity);
 
 // The sums over the last axis of -log p of values `x`, [rows, columns], under logits (`bernoulli`) or else means of unit
 // variance, without the constant: `output` is [..., rows, columns]. One node of the graph; `x` takes no gradient.

@@ -6,7 +6,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::fused;
+use super::fused::{self, Simple};
 use super::likelihood::{LikelihoodKind, LikelihoodSpec, Variance};
 use super::losses::LN_2_PI;
 use super::noise::Noise;
@@ -172,16 +172,23 @@ impl Density {
         }
     }
 
+    /// The density as the loops of `native/` take it, of so many columns; `None` where it is none of theirs.
+    pub fn simple(&self, columns: i64) -> Option<Simple> {
+        match self {
+            Self::Bernoulli => Some(Simple { bernoulli: true, constant: 0.0 }),
+            Self::Gaussian { drift: None } => {
+                Some(Simple { bernoulli: false, constant: 0.5 * LN_2_PI * columns as f64 })
+            }
+            _ => None,
+        }
+    }
+
     /// The sum of `negative_log` over the columns of each row in one node of the graph, where the density is simple enough, a
     /// gradient is wanted, and of the output alone.
     pub fn row_negative_log(&self, output: &Tensor, x: &Tensor) -> Option<Tensor> {
-        let constant = match self {
-            Self::Bernoulli => 0.0,
-            Self::Gaussian { drift: None } => 0.5 * LN_2_PI * *x.size().last()? as f64,
-            _ => return None,
-        };
+        let simple = self.simple(*x.size().last()?)?;
         let wanted = output.requires_grad() && !x.requires_grad();
-        wanted.then(|| fused::row_loss(output, x, matches!(self, Self::Bernoulli)) + constant)
+        wanted.then(|| fused::row_loss(output, x, simple.bernoulli) + simple.constant)
     }
 
     /// -log p(x given h) of each number.

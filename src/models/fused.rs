@@ -25,8 +25,8 @@ pub struct AdamStep {
     pub weight_decay: f64,
 }
 
-/// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps`, a single float, holds how
-/// many steps were begun, this one included. Gives the sum of the squares of the gradients.
+/// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps` were begun, this one included. Gives
+/// the sum of the squares of the gradients.
 ///
 /// # Errors
 /// The tensors do not go together, or libtorch refuses them; in its own words.
@@ -35,7 +35,7 @@ pub fn adamw(
     gradients: &Tensor,
     first: &mut Tensor,
     second: &mut Tensor,
-    steps: &Tensor,
+    steps: u64,
     step: AdamStep,
 ) -> Result<f64, String> {
     // The pass over memory trusts what it is given: lengths, kinds and devices are checked here.
@@ -45,11 +45,11 @@ pub fn adamw(
             return Err(format!("{tensor:?} does not go with the parameters, {parameters:?}"));
         }
     }
-    if !parameters.is_contiguous() || steps.numel() != 1 || steps.kind() != Kind::Float {
-        return Err(format!("{parameters:?} is not contiguous, or {steps:?} is not one float"));
+    if !parameters.is_contiguous() {
+        return Err(format!("{parameters:?} is not contiguous"));
     }
     let mut squares = 0.0;
-    // SAFETY: the five pointers are those of live tensors of torch-sys, which are `at::Tensor*`; the borrows keep them alive
+    // SAFETY: the pointers are those of live tensors of torch-sys, which are `at::Tensor*`; the borrows keep them alive
     // and those that are written unshared until the call returns.
     #[expect(unsafe_code, reason = "a call into C++")]
     unsafe {
@@ -59,7 +59,7 @@ pub fn adamw(
                 gradients.as_ptr().cast(),
                 first.as_ptr().cast(),
                 second.as_ptr().cast(),
-                steps.as_ptr().cast(),
+                steps as f64,
                 step.lr,
                 step.beta1,
                 step.beta2,
@@ -130,17 +130,26 @@ pub fn is_recorded() -> bool {
     }
 }
 
+/// Linear layers one after the other, with a function after all but the last.
+pub struct Layers<'a> {
+    /// Of each layer, `[outputs, inputs]`.
+    pub weights: Vec<&'a Tensor>,
+    /// Of each layer, `[outputs]`.
+    pub biases: Vec<&'a Tensor>,
+    /// The function.
+    pub activation: Activation,
+}
+
 /// Linear layers one after the other, `[..., inputs]` to `[..., outputs]`; `activation` follows all but the last. One node of
 /// the graph, whatever the number of layers. With `half` the matrix products are taken in bfloat16, whatever else in 32 bits.
 ///
 /// # Panics
 /// libtorch refuses the shapes, which is a bug.
-pub fn stack(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Activation, half: bool) -> Tensor {
-    assert_eq!(weights.len(), biases.len(), "a layer has a weight and a bias; this is a bug");
+pub fn stack(x: &Tensor, layers: &Layers<'_>, half: bool) -> Tensor {
     let mut size = x.size();
     let flat =
         if size.len() == 2 { x.shallow_clone() } else { x.reshape([-1, *size.last().expect("a row has values")]) };
-    let (weights, biases) = (pointers(weights), pointers(biases));
+    let (weights, biases) = (pointers(layers.weights.iter().copied()), pointers(layers.biases.iter().copied()));
     let mut made = std::ptr::null_mut();
     // SAFETY: all pointers are those of live tensors, and as many as is said; what comes back is a tensor of our own.
     #[expect(unsafe_code, reason = "a call into C++")]
@@ -151,7 +160,7 @@ pub fn stack(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Acti
                 weights.as_ptr(),
                 biases.as_ptr(),
                 weights.len(),
-                activation as i64,
+                layers.activation as i64,
                 half,
                 &raw mut made,
                 message,
@@ -166,6 +175,59 @@ pub fn stack(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Acti
     }
     *size.last_mut().expect("a row has values") = output.size()[1];
     output.reshape(size)
+}
+
+/// The mean over rows of -log p of `x` `[rows, columns]`, and a constant, under what an encoder and a decoder make of `seen`
+/// `[rows, inputs]`: logits (`bernoulli`), or means of unit variance. One node of the graph; `x` takes no gradient. `None` where the
+/// tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// libtorch refuses the shapes, which is a bug.
+pub fn restored(
+    seen: &Tensor,
+    x: &Tensor,
+    (encoder, decoder): (&Layers<'_>, &Layers<'_>),
+    half: bool,
+    simple: Simple,
+) -> Option<Tensor> {
+    if !is_plain(seen) || !is_plain(x) || seen.dim() != 2 || x.dim() != 2 || encoder.activation != decoder.activation {
+        return None;
+    }
+    let weights = pointers(encoder.weights.iter().chain(&decoder.weights).copied());
+    let biases = pointers(encoder.biases.iter().chain(&decoder.biases).copied());
+    let mut made = std::ptr::null_mut();
+    // SAFETY: all pointers are those of live tensors, and as many as is said; what comes back is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_restored(
+                seen.as_ptr().cast(),
+                x.as_ptr().cast(),
+                weights.as_ptr(),
+                biases.as_ptr(),
+                weights.len(),
+                encoder.weights.len() - 1,
+                encoder.activation as i64,
+                half,
+                simple.bernoulli,
+                simple.constant,
+                &raw mut made,
+                message,
+                capacity,
+            )
+        })
+        .unwrap_or_else(|fault| panic!("a loss: {fault}"));
+        Some(Tensor::from_ptr(made.cast()))
+    }
+}
+
+/// A density of all columns that is simple enough for the loops of `native/`.
+#[derive(Clone, Copy, Debug)]
+pub struct Simple {
+    /// Whether outputs are logits of a bernoulli density, else means of a gaussian one of unit variance.
+    pub bernoulli: bool,
+    /// What is left out of a row's -log p by them.
+    pub constant: f64,
 }
 
 /// The sum over the last axis of -log p of values `x` under the logits (`bernoulli`), or the means of unit variance and without
@@ -275,7 +337,7 @@ unsafe extern "C" {
         gradients: *const c_void,
         first: *const c_void,
         second: *const c_void,
-        steps: *const c_void,
+        steps: f64,
         lr: f64,
         beta1: f64,
         beta2: f64,
@@ -306,6 +368,21 @@ unsafe extern "C" {
         activation: i64,
         half: bool,
         output: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_restored(
+        input: *const c_void,
+        x: *const c_void,
+        weights: *const *const c_void,
+        biases: *const *const c_void,
+        layers: usize,
+        code: usize,
+        activation: i64,
+        half: bool,
+        bernoulli: bool,
+        constant: f64,
+        loss: *mut *mut c_void,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -364,8 +441,7 @@ mod tests {
         v = v.to_kind(Kind::Double);
         for number in 1..=20 {
             let gradient = normal(number as u64);
-            let steps = Tensor::from_slice(&[number as f32]);
-            let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, STEP).unwrap();
+            let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, number, STEP).unwrap();
             assert!((squares.sqrt() - norm(&gradient)).abs() < 1e-9 * squares.sqrt());
             let gradient = gradient.to_kind(Kind::Double);
             w *= 1.0 - STEP.lr * STEP.weight_decay;
@@ -388,9 +464,8 @@ mod tests {
         let mut parameters = gradient.ones_like();
         let (mut first, mut second) = (gradient.zeros_like(), gradient.zeros_like());
         for number in 1..=3 {
-            let steps = Tensor::from_slice(&[number as f32]);
             let step = AdamStep { weight_decay: 0.0, ..STEP };
-            adamw(&mut parameters, &gradient, &mut first, &mut second, &steps, step).unwrap();
+            adamw(&mut parameters, &gradient, &mut first, &mut second, number, step).unwrap();
         }
         // The same gradient each time makes steps of g / (|g| + epsilon).
         let wide = gradient.to_kind(Kind::Double);
@@ -440,7 +515,7 @@ mod tests {
         let tensor = |count: i64, kind| Tensor::ones([count], (kind, Device::Cpu));
         let attempt = |gradient: Tensor, kind| {
             let (mut w, mut m, mut v) = (tensor(3, kind), tensor(3, kind), tensor(3, kind));
-            adamw(&mut w, &gradient, &mut m, &mut v, &Tensor::from_slice(&[1.0_f32]), STEP)
+            adamw(&mut w, &gradient, &mut m, &mut v, 1, STEP)
         };
         assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(3.0));
         assert!(attempt(tensor(4, Kind::Float), Kind::Float).unwrap_err().contains("does not go with"));
@@ -456,6 +531,10 @@ mod tests {
         };
         let weights = vec![normal(0, &[7, 5]), normal(1, &[4, 7]), normal(2, &[6, 4])];
         (weights, vec![normal(3, &[7]), normal(4, &[4]), normal(5, &[6])], normal(6, &[3, 5]))
+    }
+
+    fn of<'a>(weights: &'a [Tensor], biases: &'a [Tensor], activation: Activation) -> Layers<'a> {
+        Layers { weights: weights.iter().collect(), biases: biases.iter().collect(), activation }
     }
 
     fn plainly(x: &Tensor, weights: &[Tensor], biases: &[Tensor], activation: Activation) -> Tensor {
@@ -486,7 +565,7 @@ mod tests {
         let leaves: Vec<&Tensor> = weights.iter().chain(&biases).chain([&x]).collect();
         for activation in ACTIVATIONS {
             let (found, expected) =
-                (stack(&x, &weights, &biases, activation, false), plainly(&x, &weights, &biases, activation));
+                (stack(&x, &of(&weights, &biases, activation), false), plainly(&x, &weights, &biases, activation));
             assert!(apart(&found, &expected) < 1e-5, "{activation:?}");
             let wanted = Tensor::run_backward(&[expected.square().sum(Kind::Float)], &leaves, false, false);
             let given = Tensor::run_backward(&[found.square().sum(Kind::Float)], &leaves, false, false);
@@ -494,7 +573,7 @@ mod tests {
                 assert!(apart(given, wanted) < 1e-3, "{activation:?}: {}", apart(given, wanted));
             }
             // Draws of codes come as [draws, rows, units].
-            let many = stack(&x.view([3, 1, 5]), &weights, &biases, activation, false);
+            let many = stack(&x.view([3, 1, 5]), &of(&weights, &biases, activation), false);
             assert_eq!((many.size(), apart(&many.view([3, 6]), &found)), (vec![3, 1, 6], 0.0));
         }
     }
@@ -508,7 +587,7 @@ mod tests {
                 let leaves: Vec<&Tensor> = weights.iter().chain(&biases[..1]).chain([&x]).collect();
                 Tensor::run_backward(&[slope[0].square().sum(Kind::Float)], &leaves, false, false)
             };
-            let found = second(&stack(&x, &weights, &biases, activation, false));
+            let found = second(&stack(&x, &of(&weights, &biases, activation), false));
             let expected = second(&plainly(&x, &weights, &biases, activation));
             for (found, expected) in found.iter().zip(&expected) {
                 let size = expected.abs().max().double_value(&[]).max(1.0);
@@ -522,8 +601,8 @@ mod tests {
         let (weights, biases, x) = layers();
         // The first layer counts twice: once in the stack, once by an operation with a gradient of its own.
         let loss = || {
-            stack(&x, &weights, &biases, Activation::Tanh, false).square().sum(Kind::Float)
-                + stack(&(&x * 0.5), &weights, &biases, Activation::Tanh, false).sum(Kind::Float)
+            stack(&x, &of(&weights, &biases, Activation::Tanh), false).square().sum(Kind::Float)
+                + stack(&(&x * 0.5), &of(&weights, &biases, Activation::Tanh), false).sum(Kind::Float)
                 + weights[0].square().sum(Kind::Float)
         };
         let unused = Tensor::ones([2], (Kind::Float, Device::Cpu)).set_requires_grad(true);
@@ -539,6 +618,62 @@ mod tests {
             assert_eq!(views[3].abs().max().double_value(&[]), 0.0);
         }
         assert!(weights.iter().chain([&unused, &x]).all(|leaf| !leaf.grad().defined()), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_loss_through_a_code_and_back_and_its_gradients_are_those_of_plain_operations() {
+        let (weights, biases, x) = layers();
+        let aim = Noise::new(9, Purpose::Training, 0, Device::Cpu).uniform(&[3, 6]);
+        let leaves: Vec<&Tensor> = weights.iter().chain(&biases).collect();
+        let views: Vec<Tensor> =
+            leaves.iter().map(|leaf| tch::no_grad(|| leaf.full_like(9.0).set_requires_grad(false))).collect();
+        for activation in ACTIVATIONS {
+            for (bernoulli, layers_of_encoder) in [(true, 1), (false, 2)] {
+                let parts = |from: usize, to: usize| of(&weights[from..to], &biases[from..to], activation);
+                let simple = Simple { bernoulli, constant: 0.75 };
+                let both = (&parts(0, layers_of_encoder), &parts(layers_of_encoder, 3));
+                let fused = |x: &Tensor| restored(x, &aim, both, false, simple).unwrap();
+                let plain = |x: &Tensor| {
+                    let code = plainly(x, &weights[..layers_of_encoder], &biases[..layers_of_encoder], activation);
+                    let output =
+                        plainly(&code, &weights[layers_of_encoder..], &biases[layers_of_encoder..], activation);
+                    let each: Tensor =
+                        if bernoulli { output.softplus() - &aim * &output } else { (&output - &aim).square() * 0.5 };
+                    each.sum_dim_intlist([-1].as_slice(), false, Kind::Float).mean(Kind::Float) + 0.75
+                };
+                let (found, expected) = (fused(&x), plain(&x));
+                assert!(apart(&found, &expected) < 1e-5 * expected.double_value(&[]), "{activation:?}");
+                let with_x: Vec<&Tensor> = leaves.iter().copied().chain([&x]).collect();
+                let wanted = Tensor::run_backward(&[&expected], &with_x, false, false);
+                // As part of a graph, by itself, and beside another loss.
+                let given = Tensor::run_backward(&[&found * 3.0], &with_x, false, false);
+                for (given, wanted) in given.iter().zip(&wanted) {
+                    assert!(apart(given, &(wanted * 3.0)) < 1e-4, "{activation:?}");
+                }
+                let known = x.detach();
+                for (loss, times) in [(fused(&known), 1.0), (fused(&known) + fused(&known), 2.0), (fused(&x), 1.0)] {
+                    backward(&loss, &leaves, &views.iter().collect::<Vec<_>>());
+                    for (view, wanted) in views.iter().zip(&wanted) {
+                        assert!(apart(view, &(wanted * times)) < 1e-4, "{activation:?} {times}");
+                    }
+                }
+                // Of a part of the layers alone.
+                backward(&fused(&known), &leaves[..1], &[&views[0]]);
+                assert!(apart(&views[0], &wanted[0]) < 1e-4, "{activation:?}");
+                let second = |loss: &Tensor| {
+                    let slope = Tensor::run_backward(&[loss], &[&x], true, true).remove(0);
+                    Tensor::run_backward(&[slope.square().sum(Kind::Float)], &with_x[..5], false, false)
+                };
+                for (found, expected) in second(&fused(&x)).iter().zip(&second(&plain(&x))) {
+                    let size = expected.abs().max().double_value(&[]).max(1.0);
+                    assert!(apart(found, expected) < 1e-4 * size, "{activation:?}: {}", apart(found, expected));
+                }
+            }
+        }
+        let both =
+            (&of(&weights[..1], &biases[..1], Activation::Relu), &of(&weights[1..], &biases[1..], Activation::Tanh));
+        let simple = Simple { bernoulli: true, constant: 0.0 };
+        assert!(restored(&x, &aim, both, false, simple).is_none(), "one function is that of all layers");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::densities::Density;
+use super::fused::Simple;
 use super::losses::sum_columns;
 use super::noise::Noise;
 use super::parameters::Builder;
@@ -305,6 +306,14 @@ impl Likelihood {
     /// Numbers of a prepared row.
     pub fn width(&self) -> i64 {
         self.width
+    }
+
+    /// The one density of all columns as the loops of `native/` take it, where rows have no gaps.
+    pub fn simple(&self) -> Option<Simple> {
+        match &self.groups[..] {
+            [Group { places: None, density }] if !self.gaps => density.simple(self.width),
+            _ => None,
+        }
     }
 
     /// -log p(x given h) of each row; `output` is the decoder's, `[..., rows, width]`, and `x` is `[rows, width]`.

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::fused::Layers;
 use super::network::{Activation, NetworkSpec, Norm};
 use super::parameters::Builder;
 use super::{Step, fused};
@@ -90,28 +91,30 @@ impl Mlp {
     pub fn forward(&self, x: &Tensor, step: Option<&Step<'_>>) -> Tensor {
         let training = step.filter(|step| step.training);
         if !fused::is_recorded()
-            && let Some((weights, biases)) = self.plain(training.is_some())
+            && let Some(layers) = self.plain(training.is_some())
         {
-            let half = training.is_some_and(|step| step.half);
-            return fused::stack(x, &weights, &biases, self.activation, half);
+            return fused::stack(x, &layers, training.is_some_and(|step| step.half));
         }
         let last = self.layers.len() - 1;
         let x = (0..last).fold(x.shallow_clone(), |x, position| self.hidden(position, &x, step));
         self.layers[last].linear(&x)
     }
 
-    /// The weights and biases of layers that have nothing but a function between them; `None` where there is more.
-    fn plain(&self, training: bool) -> Option<(Vec<Tensor>, Vec<Tensor>)> {
+    /// The layers where they have nothing but a function between them, in training or outside it; `None` where there is more.
+    pub fn plain(&self, training: bool) -> Option<Layers<'_>> {
         if training && self.dropout > 0.0 {
             return None;
         }
-        let plain = |layer: &Layer| match &layer.weight {
-            Weight::Own(weight) if layer.norm.is_none() && layer.block.is_none() => {
-                Some((weight.shallow_clone(), layer.bias.shallow_clone()))
+        let (mut weights, mut biases) = (Vec::with_capacity(self.layers.len()), Vec::with_capacity(self.layers.len()));
+        for layer in &self.layers {
+            let Weight::Own(weight) = &layer.weight else { return None };
+            if layer.norm.is_some() || layer.block.is_some() {
+                return None;
             }
-            _ => None,
-        };
-        self.layers.iter().map(plain).collect()
+            weights.push(weight);
+            biases.push(&layer.bias);
+        }
+        Some(Layers { weights, biases, activation: self.activation })
     }
 
     /// Number of layers, the last one included.

@@ -13,7 +13,7 @@ use super::likelihood::{Likelihood, Variance};
 use super::losses::mean;
 use super::network::{Body, Plan};
 use super::parameters::Builder;
-use super::{Code, Family, Loss, Network, Sampling, Stack, Step};
+use super::{Code, Family, Loss, Network, Sampling, Stack, Step, fused};
 use crate::domain::refusal::Faults;
 
 /// Settings of a plain autoencoder.
@@ -66,8 +66,23 @@ impl EncoderDecoder {
 
     /// Nats per row of restoring `x` from `seen`, both `[rows, width]`.
     pub fn restore(&self, seen: &Tensor, x: &Tensor, step: &Step<'_>) -> Tensor {
+        if let Some(loss) = self.restore_at_once(seen, x, step) {
+            return loss;
+        }
         let code = self.encoder.forward(seen, Some(step));
         mean(&self.likelihood.negative_log(&self.decoder.forward(&code, Some(step)), x))
+    }
+}
+
+impl EncoderDecoder {
+    /// The same as one node of the graph, where there is nothing between encoder and decoder that must be seen.
+    fn restore_at_once(&self, seen: &Tensor, x: &Tensor, step: &Step<'_>) -> Option<Tensor> {
+        if !step.training || seen.requires_grad() || x.requires_grad() {
+            return None;
+        }
+        let simple = self.likelihood.simple()?;
+        let layers = (self.encoder.as_mlp()?.plain(true)?, self.decoder.as_mlp()?.plain(true)?);
+        fused::restored(&self.encoder.filling().fill(seen), x, (&layers.0, &layers.1), step.half, simple)
     }
 }
 

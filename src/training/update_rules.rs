@@ -38,10 +38,9 @@ pub(super) fn sgd(rule: &Rule, lr: f64, stretch: &mut Stretch) {
 /// Adam (Kingma and Ba, 2015), in one pass, which gives the sum of the squares of the gradient.
 pub(super) fn adam(rule: &Rule, lr: f64, steps: u64, stretch: &mut Stretch) -> f64 {
     let Stretch { weights, gradient, first, second } = stretch;
-    let begun = Tensor::from_slice(&[steps as f32]).to_device(weights.device());
     let Rule { beta1, beta2, epsilon, weight_decay, .. } = *rule;
     let step = AdamStep { lr, beta1, beta2, epsilon, weight_decay };
-    fused::adamw(weights, gradient, first, second, &begun, step)
+    fused::adamw(weights, gradient, first, second, steps, step)
         .unwrap_or_else(|fault| panic!("the step of the optimizer: {fault}"))
 }
 
