@@ -440,14 +440,14 @@ mod tests {
         let (mut w, mut m, mut v) = (parameters.to_kind(Kind::Double), zeros().to_kind(Kind::Double), zeros());
         v = v.to_kind(Kind::Double);
         for number in 1..=20 {
-            let gradient = normal(number as u64);
+            let gradient = normal(number);
             let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, number, STEP).unwrap();
             assert!((squares.sqrt() - norm(&gradient)).abs() < 1e-9 * squares.sqrt());
             let gradient = gradient.to_kind(Kind::Double);
             w *= 1.0 - STEP.lr * STEP.weight_decay;
             m = m * STEP.beta1 + &gradient * (1.0 - STEP.beta1);
             v = v * STEP.beta2 + gradient.square() * (1.0 - STEP.beta2);
-            let (c1, c2) = (1.0 - STEP.beta1.powi(number), 1.0 - STEP.beta2.powi(number));
+            let (c1, c2) = (1.0 - STEP.beta1.powi(number as i32), 1.0 - STEP.beta2.powi(number as i32));
             w -= (&m / c1) / ((&v / c2).sqrt() + STEP.epsilon) * STEP.lr;
         }
         for (found, expected, most) in [(&parameters, &w, 2e-6), (&first, &m, 1e-6), (&second, &v, 1e-6)] {
@@ -784,7 +784,7 @@ mod tests {
             let (x, biases) = (normal(2, &[rows, inputs]), [normal(3, &[hidden]), normal(4, &[outputs])]);
             let weights = [first.shallow_clone(), second.shallow_clone()];
             let leaves = [&x, &first, &second, &biases[0], &biases[1]];
-            let found = stack(&x, &weights, &biases, Activation::Relu, true);
+            let found = stack(&x, &of(&weights, &biases, Activation::Relu), true);
             let slope = normal(5, &[rows, outputs]).detach();
             let given = Tensor::run_backward(&[(&found * &slope).sum(Kind::Float)], &leaves, false, false);
             // Where it is rounded to bfloat16 before each product, and summed in 64 bits.
@@ -817,8 +817,8 @@ mod tests {
             // A gradient that comes twice is added up.
             let views: Vec<Tensor> = leaves.iter().map(|leaf| leaf.zeros_like().set_requires_grad(false)).collect();
             let loss = tch::with_grad(|| {
-                let twice = stack(&x, &weights, &biases, Activation::Relu, true);
-                ((&twice + stack(&x, &weights, &biases, Activation::Relu, true)) * &slope).sum(Kind::Float)
+                let twice = stack(&x, &of(&weights, &biases, Activation::Relu), true);
+                ((&twice + stack(&x, &of(&weights, &biases, Activation::Relu), true)) * &slope).sum(Kind::Float)
             });
             backward(&loss, &leaves, &views.iter().collect::<Vec<_>>());
             for (view, wanted) in views.iter().zip(&wanted) {
@@ -831,8 +831,8 @@ mod tests {
     fn half_precision_is_near_and_keeps_its_gradients_in_32_bits() {
         let (weights, biases, x) = layers();
         let (half, full) = (
-            stack(&x, &weights, &biases, Activation::Relu, true),
-            stack(&x, &weights, &biases, Activation::Relu, false),
+            stack(&x, &of(&weights, &biases, Activation::Relu), true),
+            stack(&x, &of(&weights, &biases, Activation::Relu), false),
         );
         let off = apart(&half, &full) / full.abs().max().double_value(&[]);
         assert!(off > 0.0 && off < 0.05, "{off}");
