@@ -405,6 +405,8 @@ fn close(found: &[f32], expected: &[f32], tolerance: f32) {
 fn validation_picks_the_epoch_that_is_kept() {
     let digits = Digits::read();
     every(|model| {
+        // What the loss of two players says of a model is nothing to go by: its last epoch is kept.
+        let judges = !matches!(model, ModelSpec::Gan(_));
         let spec = digits.spec(model, |spec| {
             spec.training.epochs = 30;
             spec.training.optimizer.lr = Some(LearningRate::Set(0.01));
@@ -417,13 +419,14 @@ fn validation_picks_the_epoch_that_is_kept() {
             .map(|(_, metrics)| metrics.iter().find(|(name, _)| name == "validation/loss").unwrap().1)
             .collect();
         let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+        let kept = if judges { best } else { losses[losses.len() - 1] };
         let figure = |name: &str| finished.metrics.iter().find(|metric| metric.name == name).unwrap().value;
         assert!(
-            (figure("validation/loss") - best).abs() < 1e-9 * best.abs().max(1.0),
-            "{} is not {best}",
+            (figure("validation/loss") - kept).abs() < 1e-9 * kept.abs().max(1.0),
+            "{} is not {kept}",
             figure("validation/loss")
         );
-        assert_eq!(losses[figure("best_epoch") as usize - 1], best);
+        assert_eq!(losses[figure("best_epoch") as usize - 1], kept);
         if finished.stop_reason == StopReason::EarlyStopped {
             assert_eq!(losses.len(), figure("best_epoch") as usize + 3);
         }

@@ -82,7 +82,7 @@ async fn phases_and_the_log_tell_of_a_trainer_that_was_killed() {
     let dataset = app.upload_digits(300).await;
     let mut spec = short_job(&dataset);
     spec["model"] = json!({"family": "autoencoder", "settings": {"latent": 3}});
-    spec["training"] = json!({"epochs": 600, "pretraining": {"epochs": 1}, "early_stopping": {"patience": 0}});
+    spec["training"] = json!({"epochs": 4000, "pretraining": {"epochs": 1}, "early_stopping": {"patience": 0}});
     let job = submit(&app, "", &spec).await;
     reaches(&app, &job, 5).await;
     let words = until(async || Some(log(&app, &job, "").await).filter(|words| words.contains("process "))).await;
