@@ -52,12 +52,9 @@ fn compile_shim(library: &Path) {
         .define("_GLIBCXX_USE_CXX11_ABI", layout.as_str())
         .includes([include.join("torch/csrc/api/include"), include])
         .warnings(false)
-        .files([
-            "native/half.cpp",
-            "native/kernels.cpp",
-            "native/stack.cpp",
-            "native/torch_shim.cpp",
-            "native/trace_shim.cpp",
-        ])
+        .files(
+            ["convolution", "half", "kernels", "stack", "torch_shim", "trace_shim"]
+                .map(|name| format!("native/{name}.cpp")),
+        )
         .compile("latente_torch_shim");
 }

@@ -343,4 +343,85 @@ CLONES void add_bias(const float* x, const float* bias, float* out, std::size_t 
     }
 }
 
+namespace {
+
+// What of a line of the window at `start` lies within a wide image: from which pixel of the window on, and up to which.
+struct Within {
+    std::int64_t from, to;
+    Within(std::int64_t start, const Window& window)
+        : from(std::max<std::int64_t>(0, -start)), to(std::max(from, std::min(window.kernel, window.wide_width - start))) {}
+};
+
+// `one(column, line, within)` for each line of each place of the window; `line` is where it would begin in the image, nowhere where it
+// lies above or below.
+template <typename One>
+inline __attribute__((always_inline)) void each_line(const Window& window, One one) {
+    const std::int64_t width = window.kernel * window.wide_channels;
+    std::int64_t column = 0;
+    for (std::int64_t top = -window.padding, row = 0; row < window.narrow_height; ++row, top += window.stride) {
+        for (std::int64_t left = -window.padding, place = 0; place < window.narrow_width; ++place, left += window.stride) {
+            const Within within(left, window);
+            for (std::int64_t line = top; line < top + window.kernel; ++line, column += width) {
+                const bool there = line >= 0 && line < window.wide_height;
+                one(column, (line * window.wide_width + left) * window.wide_channels, there ? within : Within(window.wide_width, window));
+            }
+        }
+    }
+}
+
+}  // namespace
+
+CLONES void gather_patches(const float* wide, float* columns, const Window& window) {
+    const std::int64_t channels = window.wide_channels, width = window.kernel * channels;
+    each_line(window, [&](std::int64_t column, std::int64_t line, const Within& within) {
+        const std::int64_t from = within.from * channels, to = within.to * channels;
+        float* out = columns + column;
+        for (std::int64_t place = 0; place < from; ++place) out[place] = 0.0f;
+        for (std::int64_t place = from; place < to; ++place) out[place] = wide[line + place];
+        for (std::int64_t place = to; place < width; ++place) out[place] = 0.0f;
+    });
+}
+
+CLONES void scatter_patches(const float* columns, float* wide, const Window& window) {
+    const std::int64_t channels = window.wide_channels;
+    each_line(window, [&](std::int64_t column, std::int64_t line, const Within& within) {
+        float* out = wide + line;
+        const float* given = columns + column;
+#pragma GCC ivdep
+        for (std::int64_t place = within.from * channels; place < within.to * channels; ++place) out[place] += given[place];
+    });
+}
+
+void repeat(const float* values, std::size_t count, float* out, std::size_t total) {
+    if (count == 1) {
+        std::fill_n(out, total, values[0]);
+        return;
+    }
+    for (std::size_t place = 0; place < total; place += count) std::copy_n(values, std::min(count, total - place), out + place);
+}
+
+CLONES void clip(float* values, std::size_t count) {
+    for (std::size_t place = 0; place < count; ++place) values[place] = values[place] <= 0.0f ? 0.0f : values[place];
+}
+
+CLONES void let_above(const float* __restrict grad, const float* __restrict seen, float* __restrict out, std::size_t count) {
+    for (std::size_t place = 0; place < count; ++place) out[place] = seen[place] <= 0.0f ? 0.0f : grad[place];
+}
+
+CLONES void add_rows(const float* __restrict values, std::size_t rows, std::size_t columns, float* __restrict sums) {
+    if (columns == 1) {
+        float lanes[LANES] = {};
+        std::size_t row = 0;
+        for (; row + LANES <= rows; row += LANES) {
+            for (std::size_t lane = 0; lane < LANES; ++lane) lanes[lane] += values[row + lane];
+        }
+        for (std::size_t lane = 0; row + lane < rows; ++lane) lanes[lane] += values[row + lane];
+        sums[0] += total(lanes);
+        return;
+    }
+    for (std::size_t row = 0; row < rows; ++row) {
+        for (std::size_t column = 0; column < columns; ++column) sums[column] += values[row * columns + column];
+    }
+}
+
 }  // namespace latente

@@ -51,4 +51,30 @@ void gaussian_code_slope(const float* both, const float* noise, const float* spr
 // out = x + bias, and where `relu` is set nothing below zero stays; `out` may be `x`.
 void add_bias(const float* x, const float* bias, float* out, std::size_t columns, bool relu);
 
+// A window over images whose channels lie together: it covers kernel x kernel pixels of a wide image, and has a place for each pixel of
+// a narrow one.
+struct Window {
+    std::int64_t wide_height, wide_width, wide_channels;
+    std::int64_t narrow_height, narrow_width, narrow_channels;
+    std::int64_t kernel, stride, padding;
+};
+
+// For each place of the window what it covers, zeros beyond the image: [places, kernel, kernel, wide channels].
+void gather_patches(const float* wide, float* columns, const Window& window);
+
+// Adds to an image what is given for each place of the window.
+void scatter_patches(const float* columns, float* wide, const Window& window);
+
+// `values` again and again until there are `total`.
+void repeat(const float* values, std::size_t count, float* out, std::size_t total);
+
+// Nothing below zero stays.
+void clip(float* values, std::size_t count);
+
+// out = grad where `seen` is above zero, else zero.
+void let_above(const float* grad, const float* seen, float* out, std::size_t count);
+
+// Adds rows of so many columns to `sums`, one after the other.
+void add_rows(const float* values, std::size_t rows, std::size_t columns, float* sums);
+
 }  // namespace latente

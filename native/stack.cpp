@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <limits>
 
 #if defined(__linux__)
 // What libtorch multiplies matrices by, where it was built with a library that has this name: called by itself it is spared what
@@ -80,20 +81,11 @@ Tensor slope(std::int64_t function, const Tensor& grad, const Tensor& seen) {
 
 // out = a b, of matrices of which each may be turned first; with `add` it is added to what is there. All are plain.
 void product(const Tensor& a, bool turn_a, const Tensor& b, bool turn_b, const Tensor& out, bool add) {
-    const std::int64_t m = a.size(turn_a ? 1 : 0), k = a.size(turn_a ? 0 : 1), n = b.size(turn_b ? 0 : 1);
-    TORCH_CHECK(b.size(turn_b ? 1 : 0) == k && out.size(0) == m && out.size(1) == n, "matrices of ", a.sizes(), " and ", b.sizes(),
-                " do not make one of ", out.sizes());
-    const bool fits = std::max({m, n, k, a.size(1), b.size(1)}) <= std::numeric_limits<int>::max();
-    if (HAS_SGEMM && fits && std::min({m, n, k}) > 0) {
-#if defined(__linux__)
-        // Lines are columns there: what comes out is the turned product, of the turned matrices in their other order.
-        const char own = 'N', turned = 'T';
-        const int rows = static_cast<int>(n), columns = static_cast<int>(m), depth = static_cast<int>(k);
-        const int line_b = static_cast<int>(b.size(1)), line_a = static_cast<int>(a.size(1));
-        const float one = 1, beta = add ? 1 : 0;
-        sgemm_(turn_b ? &turned : &own, turn_a ? &turned : &own, &rows, &columns, &depth, &one, b.data_ptr<float>(), &line_b,
-               a.data_ptr<float>(), &line_a, &beta, out.data_ptr<float>(), &rows);
-#endif
+    const ProductSize size{a.size(turn_a ? 1 : 0), b.size(turn_b ? 0 : 1), a.size(turn_a ? 0 : 1)};
+    TORCH_CHECK(b.size(turn_b ? 1 : 0) == size.depth && out.size(0) == size.rows && out.size(1) == size.columns, "matrices of ",
+                a.sizes(), " and ", b.sizes(), " do not make one of ", out.sizes());
+    if (has_products() && std::min({size.rows, size.columns, size.depth}) > 0) {
+        product(a.data_ptr<float>(), turn_a, b.data_ptr<float>(), turn_b, out.data_ptr<float>(), size, add);
         return;
     }
     const Tensor left = turn_a ? a.t() : a, right = turn_b ? b.t() : b;
@@ -106,6 +98,23 @@ void product(const Tensor& a, bool turn_a, const Tensor& b, bool turn_b, const T
 }
 
 }  // namespace
+
+bool has_products() { return HAS_SGEMM; }
+
+void product(const float* a, bool turn_a, const float* b, bool turn_b, float* out, ProductSize size, bool add) {
+#if defined(__linux__)
+    TORCH_CHECK(std::max({size.rows, size.columns, size.depth}) <= std::numeric_limits<int>::max(), "a matrix of ", size.rows, " x ",
+                size.columns, " x ", size.depth, " is too large for one product");
+    // Lines are columns there: what comes out is the turned product, of the turned matrices in their other order.
+    const char own = 'N', turned = 'T';
+    const int rows = static_cast<int>(size.columns), columns = static_cast<int>(size.rows), depth = static_cast<int>(size.depth);
+    const int line_b = turn_b ? depth : rows, line_a = turn_a ? columns : depth;
+    const float one = 1, beta = add ? 1 : 0;
+    sgemm_(turn_b ? &turned : &own, turn_a ? &turned : &own, &rows, &columns, &depth, &one, b, &line_b, a, &line_a, &beta, out, &rows);
+#else
+    TORCH_CHECK(false, "there is no function for products here");
+#endif
+}
 
 bool plain(const Tensor& tensor) {
     return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided && tensor.is_contiguous();

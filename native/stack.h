@@ -21,6 +21,16 @@ bool plain(const Tensor& tensor);
 // Numbers that one thread takes at a time.
 constexpr std::int64_t BLOCK = 4096;
 
+// Whether libtorch has the function by which `product` multiplies.
+bool has_products();
+
+struct ProductSize {
+    std::int64_t rows, columns, depth;
+};
+
+// out = a b, of matrices without gaps of which each may lie turned; with `add` it is added to what is there. `has_products` only.
+void product(const float* a, bool turn_a, const float* b, bool turn_b, float* out, ProductSize size, bool add);
+
 // Rows of so many columns that one thread takes at least.
 std::int64_t rows_at_once(std::int64_t columns);
 

@@ -1,4 +1,5 @@
 #include "caught.h"
+#include "convolution.h"
 #include "kernels.h"
 #include "stack.h"
 #include "torch_shim.h"
@@ -226,6 +227,58 @@ struct BiasedBackward : public Node {
     std::string name() const override { return "LatenteBiasedBackward"; }
 };
 
+struct ConvolutionBackward : public Node {
+    latente::Convolution convolution;
+    Tensor x;
+    Tensor out;  // without its node
+
+    variable_list apply(variable_list&& grads) override {
+        variable_list found(3);
+        if (!grads[0].defined()) return found;
+        if (at::GradMode::is_enabled()) return again(grads[0]);
+        auto slopes = convolution.backward(x, out, grads[0], task_should_compute_output(0));
+        found[0] = std::move(slopes.x);
+        auto give = [&](std::size_t place, const Tensor& leaf, const Tensor& slope) {
+            if (!task_should_compute_output(place)) return;
+            auto write = [&](Tensor& kept, bool first) { first ? kept.copy_(slope) : kept.add_(slope); };
+            if (!kept(leaf, write)) found[place] = slope;
+        };
+        give(1, convolution.weight, slopes.weight);
+        give(2, convolution.bias, slopes.bias);
+        return found;
+    }
+
+    // The gradient of the gradient is asked for: the same once more, by operations that have one.
+    variable_list again(const Tensor& grad) {
+        const latente::Window& window = convolution.window;
+        const std::int64_t stride = window.stride, padding = window.padding;
+        auto missing = [&](std::int64_t wide, std::int64_t narrow) { return wide - ((narrow - 1) * stride - 2 * padding + window.kernel); };
+        Tensor result = convolution.transposed
+            ? at::conv_transpose2d(x, convolution.weight, convolution.bias, {stride, stride}, {padding, padding},
+                                   {missing(window.wide_height, window.narrow_height), missing(window.wide_width, window.narrow_width)})
+            : at::conv2d(x, convolution.weight, convolution.bias, {stride, stride}, {padding, padding});
+        if (convolution.relu) result = at::relu(result);
+        variable_list found(3), leaves;
+        std::vector<std::size_t> places;
+        const Tensor all[] = {x, convolution.weight, convolution.bias};
+        for (std::size_t place = 0; place < 3; ++place) {
+            if (!task_should_compute_output(place)) continue;
+            leaves.push_back(all[place]);
+            places.push_back(place);
+        }
+        auto slopes = torch::autograd::grad({result}, leaves, {grad}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
+        for (std::size_t index = 0; index < places.size(); ++index) found[places[index]] = slopes[index];
+        return found;
+    }
+
+    void release_variables() override {
+        x.reset();
+        out.reset();
+    }
+
+    std::string name() const override { return "LatenteConvolutionBackward"; }
+};
+
 struct GaussianCodeBackward : public Node {
     Tensor both;
     Tensor noise;
@@ -426,6 +479,46 @@ int latente_biased(void* x, void* bias, bool relu, void** output, char* message,
             torch::autograd::set_history(result, node);
             // What a node keeps of its own result must not keep the node.
             if (relu) node->seen = result.detach();
+        }
+        *output = new Tensor(std::move(result));
+    });
+}
+
+int latente_convolution(void* x, void* weight, void* bias, bool transposed, bool relu, std::int64_t stride, std::int64_t padding,
+                        const std::int64_t* output_padding, void** output, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor& images = as(x);
+        auto node = std::shared_ptr<ConvolutionBackward>(new ConvolutionBackward(), torch::autograd::deleteNode);
+        latente::Convolution& convolution = node->convolution;
+        convolution.weight = as(weight);
+        convolution.bias = as(bias);
+        convolution.transposed = transposed;
+        convolution.relu = relu;
+        *output = nullptr;
+        if (!convolution.takes(images)) return;
+        const Tensor& w = convolution.weight;
+        TORCH_CHECK(w.dim() == 4 && w.size(2) == w.size(3) && images.size(1) == w.size(transposed ? 0 : 1) &&
+                        as(bias).numel() == w.size(transposed ? 1 : 0),
+                    "images of ", images.sizes(), " do not go through a window of ", w.sizes());
+        const std::int64_t kernel = w.size(2);
+        auto narrowed = [&](std::int64_t side) { return (side + 2 * padding - kernel) / stride + 1; };
+        auto widened = [&](std::int64_t side, std::int64_t more) { return (side - 1) * stride - 2 * padding + kernel + more; };
+        const std::int64_t height = images.size(2), width = images.size(3);
+        convolution.window = transposed ? latente::Window{widened(height, output_padding[0]), widened(width, output_padding[1]), w.size(1),
+                                                          height, width, w.size(0), kernel, stride, padding}
+                                        : latente::Window{height, width, w.size(1), narrowed(height), narrowed(width), w.size(0), kernel,
+                                                          stride, padding};
+        Tensor result;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            result = convolution.forward(images);
+        }
+        if (at::GradMode::is_enabled() && torch::autograd::compute_requires_grad(images, w, as(bias))) {
+            node->x = images;
+            node->set_next_edges(torch::autograd::collect_next_edges(images, w, as(bias)));
+            torch::autograd::set_history(result, node);
+            // What a node keeps of its own result must not keep the node.
+            if (relu) node->out = result.detach();
         }
         *output = new Tensor(std::move(result));
     });

@@ -43,6 +43,12 @@ int latente_row_loss(void* output, void* x, bool bernoulli, void** sums, char* m
 // `x` [rows, columns] and a bias of each column, with `relu` nothing below zero. 32-bit floats of the host. One node of the graph.
 int latente_biased(void* x, void* bias, bool relu, void** output, char* message, std::size_t capacity);
 
+// A convolution of images whose channels lie together, or a transposed one, with a bias of each channel, and with `relu` nothing below
+// zero. `output` becomes nothing where the tensors are not 32-bit floats of the host that lie so, or the machine does not have what it
+// takes. One node of the graph.
+int latente_convolution(void* x, void* weight, void* bias, bool transposed, bool relu, std::int64_t stride, std::int64_t padding,
+                        const std::int64_t* output_padding, void** output, char* message, std::size_t capacity);
+
 // Draws of codes with `noise` [rows, latent] from `both` [rows, 2 * latent], means and logarithms of variances that count within
 // ±limit, as `z` [rows, latent]; and the mean over rows of each unit's divergence from the standard normal distribution, as
 // `divergence` [latent]. 32-bit floats of the host. One node of the graph; `noise` takes no gradient.

@@ -57,3 +57,13 @@ pub(super) fn be_sparing() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, super::process::LARGE_BYTES);
     }
 }
+
+/// The same of a process without a limit.
+pub(super) fn be_generous() {
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "the allocator is shared by all threads")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, super::process::KEPT_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, super::process::FREE_BYTES);
+    }
+}

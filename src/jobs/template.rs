@@ -23,7 +23,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::fork::{Side, be_sparing, fork};
+use super::fork::{Side, be_generous, be_sparing, fork};
 
 /// The longest message; a path is most of it.
 const MESSAGE_BYTES: usize = 16 << 10;
@@ -107,8 +107,9 @@ fn take_over(birth: &Birth, streams: &[OwnedFd]) -> io::Result<()> {
     dup2_stdout(output)?;
     dup2_stderr(errors)?;
     setpgid(None, None)?;
-    if birth.memory_bytes.is_some() {
-        be_sparing();
+    match birth.memory_bytes {
+        Some(_) => be_sparing(),
+        None => be_generous(),
     }
     Ok(())
 }

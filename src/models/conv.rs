@@ -5,6 +5,7 @@
 
 use tch::Tensor;
 
+use super::fused::Moves;
 use super::mlp::{Mlp, NormLayer, dropped};
 use super::network::{Activation, NetworkSpec};
 use super::parameters::Builder;
@@ -41,8 +42,8 @@ struct Convolution {
     bias: Tensor,
     norm: Option<NormLayer>,
     block: Option<Block>,
-    /// Rows and columns that a transposed convolution adds to reach the side it mirrors.
-    output_padding: [i64; 2],
+    /// Of a transposed convolution: rows and columns that it adds to reach the sides it mirrors.
+    output_padding: Option<[i64; 2]>,
 }
 
 /// x + conv(act(norm(conv(x)))), both 3 x 3 and of the same channels.
@@ -58,13 +59,34 @@ impl Common {
         Self { stride, padding, activation: spec.activation, dropout: spec.dropout }
     }
 
-    /// What follows a convolution that is not the last of a decoder; its bias, where it was left out.
-    fn finish(&self, x: Tensor, convolution: &Convolution, training: Option<&Step<'_>>) -> Tensor {
-        let (mut x, mut activated) = (x, false);
-        if training.is_some() {
-            activated = convolution.norm.is_none() && self.activation == Activation::Relu;
-            x = biased(&x, &convolution.bias, activated);
+    /// Images through a convolution, or back through a transposed one, with its bias, and what follows it where that is not `bare`.
+    fn apply(&self, images: &Tensor, convolution: &Convolution, bare: bool, training: Option<&Step<'_>>) -> Tensor {
+        let relu = !bare && convolution.norm.is_none() && self.activation == Activation::Relu;
+        let Some(training) = training else {
+            let through = self.through(images, convolution, Some(&convolution.bias));
+            return if bare { through } else { self.finish(through, convolution, false, None) };
+        };
+        let moves = Moves { stride: self.stride, padding: self.padding, back: convolution.output_padding };
+        let at_once = (self.stride > 1)
+            .then(|| fused::convolution(images, &convolution.weight, &convolution.bias, moves, relu))
+            .flatten();
+        // Else the bias is added afterwards: the sum that is its gradient takes libtorch longer than the gradient of the weights where
+        // channels lie together.
+        let through =
+            at_once.unwrap_or_else(|| biased(&self.through(images, convolution, None), &convolution.bias, relu));
+        if bare { through } else { self.finish(through, convolution, relu, Some(training)) }
+    }
+
+    fn through(&self, images: &Tensor, convolution: &Convolution, bias: Option<&Tensor>) -> Tensor {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        match convolution.output_padding {
+            None => images.conv2d(&convolution.weight, bias, stride, padding, [1, 1], 1),
+            Some(more) => images.conv_transpose2d(&convolution.weight, bias, stride, padding, more, 1, [1, 1]),
         }
+    }
+
+    /// What follows a convolution that is not the last of a decoder.
+    fn finish(&self, mut x: Tensor, convolution: &Convolution, activated: bool, training: Option<&Step<'_>>) -> Tensor {
         if let Some(norm) = &convolution.norm {
             x = norm.channels(&x, training.is_some());
         }
@@ -103,7 +125,7 @@ impl ConvEncoder {
                     bias: builder.constant("bias", &[outputs], 0.0),
                     norm: NormLayer::build(spec.norm, outputs, builder),
                     block: spec.residual.then(|| Block::build(outputs, spec, builder)),
-                    output_padding: [0, 0],
+                    output_padding: None,
                 })
             })
             .collect();
@@ -119,16 +141,7 @@ impl ConvEncoder {
         let [channels, height, width] = self.image;
         let mut images = laid_out(&x.reshape([-1, channels, height, width]), training);
         for convolution in &self.convolutions {
-            let Common { stride, padding, .. } = self.common;
-            images = images.conv2d(
-                &convolution.weight,
-                bias_within(convolution, training),
-                [stride, stride],
-                [padding, padding],
-                [1, 1],
-                1,
-            );
-            images = self.common.finish(images, convolution, training);
+            images = self.common.apply(&images, convolution, false, training);
         }
         let out = self.dense.forward(&images.flatten(1, -1), step); // [rows, outputs]
         restore_leading(&out, &leading)
@@ -178,7 +191,7 @@ impl ConvDecoder {
                     },
                     norm: if position == last { None } else { NormLayer::build(spec.norm, outputs, builder) },
                     block: (spec.residual && position != last).then(|| Block::build(outputs, spec, builder)),
-                    output_padding: [missing(1), missing(2)],
+                    output_padding: Some([missing(1), missing(2)]),
                 })
             })
             .collect();
@@ -196,19 +209,7 @@ impl ConvDecoder {
         let mut images = laid_out(&dense.view([-1, channels, height, width]), training);
         let last = self.convolutions.len() - 1;
         for (position, convolution) in self.convolutions.iter().enumerate() {
-            let Common { stride, padding, .. } = self.common;
-            images = images.conv_transpose2d(
-                &convolution.weight,
-                bias_within(convolution, training.filter(|_| position != last)),
-                [stride, stride],
-                [padding, padding],
-                convolution.output_padding,
-                1,
-                [1, 1],
-            );
-            if position != last {
-                images = self.common.finish(images, convolution, training);
-            }
+            images = self.common.apply(&images, convolution, position == last, training);
         }
         restore_leading(&images.flatten(1, -1), &leading)
     }
@@ -227,12 +228,6 @@ fn laid_out(images: &Tensor, training: Option<&Step<'_>>) -> Tensor {
         _ => images.permute([0, 2, 3, 1]).contiguous(),
     };
     turned.permute([0, 3, 1, 2])
-}
-
-/// The bias that libtorch adds to a convolution. In training it is added afterwards: the sum that is its gradient takes libtorch
-/// longer than the gradient of the weights where channels lie together.
-fn bias_within<'a>(convolution: &'a Convolution, training: Option<&Step<'_>>) -> Option<&'a Tensor> {
-    if training.is_some() { None } else { Some(&convolution.bias) }
 }
 
 /// Images and a bias of each channel, and with `relu` nothing below zero.

@@ -269,6 +269,49 @@ pub fn biased(x: &Tensor, bias: &Tensor, relu: bool) -> Option<Tensor> {
     }
 }
 
+/// How the window of a convolution moves.
+#[derive(Clone, Copy, Debug)]
+pub struct Moves {
+    /// By how many pixels.
+    pub stride: i64,
+    /// How far it begins before the image.
+    pub padding: i64,
+    /// Of a transposed convolution, which goes back: rows and columns that its images have beyond where the window ends.
+    pub back: Option<[i64; 2]>,
+}
+
+/// A convolution of images `[rows, inputs, height, width]` whose channels lie together, with a bias of each channel, and with `relu`
+/// nothing below zero; so it is laid out again. One node of the graph. `None` where the tensors are not 32-bit floats of the host
+/// that lie so.
+///
+/// # Panics
+/// The shapes do not go together, which is a bug.
+pub fn convolution(images: &Tensor, weight: &Tensor, bias: &Tensor, moves: Moves, relu: bool) -> Option<Tensor> {
+    let output_padding = moves.back.unwrap_or_default();
+    let mut made = std::ptr::null_mut();
+    // SAFETY: the pointers are those of live tensors and of two numbers; what comes back, if something does, is a tensor of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_convolution(
+                images.as_ptr().cast(),
+                weight.as_ptr().cast(),
+                bias.as_ptr().cast(),
+                moves.back.is_some(),
+                relu,
+                moves.stride,
+                moves.padding,
+                output_padding.as_ptr(),
+                &raw mut made,
+                message,
+                capacity,
+            )
+        })
+        .unwrap_or_else(|fault| panic!("a convolution: {fault}"));
+        (!made.is_null()).then(|| Tensor::from_ptr(made.cast()))
+    }
+}
+
 /// Whether it is 32-bit floats of the host, one after the other.
 fn is_plain(tensor: &Tensor) -> bool {
     tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous()
@@ -398,6 +441,19 @@ unsafe extern "C" {
         x: *const c_void,
         bias: *const c_void,
         relu: bool,
+        output: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_convolution(
+        x: *const c_void,
+        weight: *const c_void,
+        bias: *const c_void,
+        transposed: bool,
+        relu: bool,
+        stride: i64,
+        padding: i64,
+        output_padding: *const i64,
         output: *mut *mut c_void,
         message: *mut c_char,
         capacity: usize,
@@ -732,6 +788,73 @@ mod tests {
                 assert!(apart(&view, &wanted[0]) < 1e-5 * wanted[0].abs().max().double_value(&[]));
             }
         }
+    }
+
+    #[test]
+    fn convolutions_and_their_gradients_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(9, Purpose::Training, number, Device::Cpu).normal(shape);
+        let together = |images: &Tensor| images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        // Images, channels on both sides, sides of the wide images, kernel, stride, padding. More images than lanes, windows that end
+        // before the image does, and some that begin outside it.
+        for (images, wide, narrow, [height, width], kernel, stride, padding) in [
+            (2, 1, 3, [28, 28], 3, 2, 1),
+            (37, 3, 5, [9, 7], 3, 2, 1),
+            (3, 2, 1, [8, 11], 4, 2, 1),
+            (5, 4, 2, [10, 10], 5, 3, 2),
+            (1, 2, 2, [5, 5], 2, 3, 0),
+            (2, 16, 33, [12, 12], 3, 2, 0),
+        ] {
+            let narrowed = [height, width].map(|side| (side + 2 * padding - kernel) / stride + 1);
+            let more =
+                [0, 1].map(|axis| [height, width][axis] - ((narrowed[axis] - 1) * stride - 2 * padding + kernel));
+            let weight = (normal(0, &[narrow, wide, kernel, kernel]) * 0.3).set_requires_grad(true);
+            for back in [None, Some(more)] {
+                let (x, outputs) = match back {
+                    None => (normal(1, &[images, wide, height, width]), narrow),
+                    Some(_) => (normal(1, &[images, narrow, narrowed[0], narrowed[1]]), wide),
+                };
+                let (x, bias) = (x.set_requires_grad(true), normal(2, &[outputs]).set_requires_grad(true));
+                for relu in [false, true] {
+                    let plain = || {
+                        let (stride, padding) = ([stride; 2], [padding; 2]);
+                        let out = match back {
+                            None => x.conv2d(&weight, Some(&bias), stride, padding, [1, 1], 1),
+                            Some(more) => x.conv_transpose2d(&weight, Some(&bias), stride, padding, more, 1, [1, 1]),
+                        };
+                        if relu { out.relu() } else { out }
+                    };
+                    let moves = Moves { stride, padding, back };
+                    let fused = || convolution(&together(&x), &weight, &bias, moves, relu).unwrap();
+                    let near = |found: &Tensor, wanted: &Tensor| {
+                        let most = 1e-5 * wanted.abs().max().double_value(&[]).max(1.0);
+                        assert_eq!(found.size(), wanted.size());
+                        assert!(apart(found, wanted) < most, "{images} {wide} {narrow} {back:?} {relu}");
+                    };
+                    near(&fused(), &plain());
+                    let by = normal(3, &fused().size());
+                    let leaves = [&x, &weight, &bias];
+                    let slopes = |output: Tensor| {
+                        let loss = (output.square() * &by).sum(Kind::Float);
+                        let first = Tensor::run_backward(&[&loss], &leaves, true, false);
+                        let again = Tensor::run_backward(&[&loss], &[&x], true, true).remove(0);
+                        let second = Tensor::run_backward(&[again.square().sum(Kind::Float)], &leaves, false, false);
+                        [first, second].into_iter().flatten().collect::<Vec<_>>()
+                    };
+                    for (found, wanted) in slopes(fused()).iter().zip(&slopes(plain())) {
+                        near(found, wanted);
+                    }
+                    // The weight counts twice.
+                    let view = tch::no_grad(|| weight.zeros_like().set_requires_grad(false));
+                    let loss = |output: &dyn Fn() -> Tensor| (output() * &by + output()).sum(Kind::Float);
+                    backward(&loss(&fused), &[&weight], &[&view]);
+                    near(&view, &Tensor::run_backward(&[loss(&plain)], &[&weight], false, false)[0]);
+                }
+            }
+        }
+        let (weight, bias) = (normal(0, &[3, 2, 3, 3]), normal(1, &[3]));
+        let moves = Moves { stride: 2, padding: 1, back: None };
+        let apart_in_memory = convolution(&normal(2, &[2, 2, 8, 8]), &weight, &bias, moves, false);
+        assert!(apart_in_memory.is_none(), "channels that do not lie together");
     }
 
     #[test]
