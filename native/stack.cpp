@@ -229,8 +229,8 @@ Tensor Stack::forward(const Tensor& input, bool keeps) {
     return cast ? result.to(at::kFloat) : result;
 }
 
-Tensor Stack::by_operations() const {
-    Tensor result = x;
+Tensor Stack::by_operations(const Tensor& input) const {
+    Tensor result = input;
     for (std::size_t layer = 0; layer < weights.size(); ++layer) {
         result = at::linear(result, weights[layer], biases[layer]);
         if (has_function(layer)) result = apply_function(function, result);
@@ -309,23 +309,24 @@ std::vector<Tensor> Stack::backward(const Tensor& given, c10::function_ref<bool(
     return found;
 }
 
-std::vector<Tensor> Stack::backward_by_operations(const Tensor& output, const Tensor& grad,
-                                                  c10::function_ref<bool(std::size_t)> wanted) const {
-    const std::size_t layers = weights.size();
-    std::vector<Tensor> leaves;
+std::vector<Tensor> Stack::leaves() const {
+    std::vector<Tensor> all{x};
+    all.insert(all.end(), weights.begin(), weights.end());
+    all.insert(all.end(), biases.begin(), biases.end());
+    return all;
+}
+
+std::vector<Tensor> slopes_by_operations(const Tensor& output, const Tensor& grad, const std::vector<Tensor>& leaves,
+                                         c10::function_ref<bool(std::size_t)> wanted) {
+    std::vector<Tensor> found(leaves.size()), some;
     std::vector<std::size_t> places;
-    auto want = [&](std::size_t place, const Tensor& tensor) {
-        if (wanted(place)) {
-            leaves.push_back(tensor);
-            places.push_back(place);
-        }
-    };
-    want(0, x);
-    for (std::size_t layer = 0; layer < layers; ++layer) want(1 + layer, weights[layer]);
-    for (std::size_t layer = 0; layer < layers; ++layer) want(1 + layers + layer, biases[layer]);
-    std::vector<Tensor> found(1 + 2 * layers);
-    if (leaves.empty()) return found;
-    auto grads = torch::autograd::grad({output}, leaves, {grad}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
+    for (std::size_t place = 0; place < leaves.size(); ++place) {
+        if (!wanted(place)) continue;
+        some.push_back(leaves[place]);
+        places.push_back(place);
+    }
+    if (some.empty()) return found;
+    auto grads = torch::autograd::grad({output}, some, {grad}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
     for (std::size_t index = 0; index < places.size(); ++index) found[places[index]] = grads[index];
     return found;
 }

@@ -76,14 +76,14 @@ struct Stack {
     Tensor forward(const Tensor& x, bool keeps);
 
     // The same by operations that have graphs of their own.
-    Tensor by_operations() const;
+    Tensor by_operations(const Tensor& x) const;
 
     // From the gradient of what was put out, those of what went in, of the weights and of the biases, one after the other, as far as
     // each is wanted and not kept elsewhere.
     std::vector<Tensor> backward(const Tensor& grad, c10::function_ref<bool(std::size_t)> wanted) const;
 
-    // The same with a graph of their own, of an `output` that was made by operations.
-    std::vector<Tensor> backward_by_operations(const Tensor& output, const Tensor& grad, c10::function_ref<bool(std::size_t)> wanted) const;
+    // What went in, the weights and the biases, one after the other.
+    std::vector<Tensor> leaves() const;
 
     void forget();
 
@@ -99,5 +99,9 @@ struct Stack {
         return layer + 1 < weights.size() && static_cast<std::int64_t>(layer) != code;
     }
 };
+
+// Gradients of `output`, which was made by operations, with a graph of their own, over those of `leaves` that are wanted.
+std::vector<Tensor> slopes_by_operations(const Tensor& output, const Tensor& grad, const std::vector<Tensor>& leaves,
+                                         c10::function_ref<bool(std::size_t)> wanted);
 
 }  // namespace latente

@@ -73,7 +73,9 @@ struct StackBackward : public Node {
         if (!grads[0].defined()) return variable_list(1 + 2 * stack.weights.size());
         auto wanted = [this](std::size_t place) { return task_should_compute_output(place); };
         // Where the gradient of the gradient is asked for, the stack is gone through once more, by operations that have one.
-        if (at::GradMode::is_enabled()) return stack.backward_by_operations(stack.by_operations(), grads[0], wanted);
+        if (at::GradMode::is_enabled()) {
+            return latente::slopes_by_operations(stack.by_operations(stack.x), grads[0], stack.leaves(), wanted);
+        }
         return stack.backward(grads[0], wanted);
     }
 
@@ -82,8 +84,26 @@ struct StackBackward : public Node {
     std::string name() const override { return "LatenteStackBackward"; }
 };
 
+// -log p of `x` by operations, as the mean over rows and without the constant.
+Tensor loss_by_operations(const Tensor& output, const Tensor& x, bool bernoulli) {
+    const Tensor each = bernoulli ? at::softplus(output) - x * output : (output - x).square() * 0.5;
+    return each.sum(-1).mean();
+}
+
+// A loss that may be all there is: then its gradients are found without the engine of the graph.
+struct LossBackward : public Node {
+    // Whether nothing but leaves lies behind it.
+    virtual bool is_all() const = 0;
+    // The gradients of the loss itself.
+    virtual void alone() const = 0;
+};
+
+bool are_leaves(const std::vector<Tensor>& tensors) {
+    return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& tensor) { return tensor.grad_fn() == nullptr; });
+}
+
 // The mean over rows of the loss of what a stack makes of them.
-struct RestoredBackward : public Node {
+struct RestoredBackward : public LossBackward {
     Stack stack;
     Tensor x;       // what is to come out
     Tensor slopes;  // of the loss over what came out
@@ -93,29 +113,17 @@ struct RestoredBackward : public Node {
         if (!grads[0].defined()) return variable_list(1 + 2 * stack.weights.size());
         auto wanted = [this](std::size_t place) { return task_should_compute_output(place); };
         if (at::GradMode::is_enabled()) {
-            const Tensor output = stack.by_operations();
-            const Tensor each = bernoulli ? at::softplus(output) - x * output : (output - x).square() * 0.5;
-            return stack.backward_by_operations(each.sum(-1).mean(), grads[0], wanted);
+            const Tensor loss = loss_by_operations(stack.by_operations(stack.x), x, bernoulli);
+            return latente::slopes_by_operations(loss, grads[0], stack.leaves(), wanted);
         }
         return stack.backward(slopes * grads[0], wanted);
     }
 
-    // Whether nothing but leaves lies behind it.
-    bool is_all() const {
-        auto leads_on = [](const Tensor& tensor) { return tensor.grad_fn() != nullptr; };
-        return !stack.x.requires_grad() && std::none_of(stack.weights.begin(), stack.weights.end(), leads_on) &&
-               std::none_of(stack.biases.begin(), stack.biases.end(), leads_on);
-    }
+    bool is_all() const override { return !stack.x.requires_grad() && are_leaves(stack.weights) && are_leaves(stack.biases); }
 
-    // The gradients of the loss itself, where that is all, without the engine of the graph.
-    void alone() const {
-        at::AutoDispatchBelowADInplaceOrView below;
-        const std::size_t layers = stack.weights.size();
-        stack.backward(slopes, [&](std::size_t place) {
-            if (place == 0) return false;
-            const std::vector<Tensor>& all = place > layers ? stack.biases : stack.weights;
-            return all[(place - 1) % layers].requires_grad();
-        });
+    void alone() const override {
+        const std::vector<Tensor> leaves = stack.leaves();
+        stack.backward(slopes, [&](std::size_t place) { return leaves[place].requires_grad(); });
     }
 
     void release_variables() override {
@@ -125,6 +133,80 @@ struct RestoredBackward : public Node {
     }
 
     std::string name() const override { return "LatenteRestoredBackward"; }
+};
+
+// The mean over rows of the loss of what a decoder makes of drawn codes, and a share of the codes' divergence from the standard normal
+// distribution. What goes in takes no gradient; the weights and biases of the encoder come first, then those of the decoder.
+struct VariationalBackward : public LossBackward {
+    Stack encoder, decoder;
+    Tensor x;       // what is to come out
+    Tensor noise;   // [rows, latent]
+    Tensor both;    // what the encoder gave
+    Tensor spread;  // of the codes
+    Tensor units;   // the divergence of each unit, as the mean over rows
+    Tensor slopes;  // of the loss over what came out
+    double limit = 0, weight = 0, least = 0;
+    bool bernoulli = false;
+
+    std::size_t first_of_decoder() const { return 2 * encoder.weights.size(); }
+
+    variable_list apply(variable_list&& grads) override {
+        if (!grads[0].defined()) return variable_list(first_of_decoder() + 2 * decoder.weights.size());
+        auto wanted = [this](std::size_t place) { return task_should_compute_output(place); };
+        if (at::GradMode::is_enabled()) return latente::slopes_by_operations(by_operations(), grads[0], leaves(), wanted);
+        return slopes_of(slopes * grads[0], grads[0].item<double>(), wanted);
+    }
+
+    variable_list slopes_of(const Tensor& grad, double factor, c10::function_ref<bool(std::size_t)> wanted) const {
+        const std::int64_t rows = noise.size(0), latent = noise.size(1);
+        const std::size_t first = first_of_decoder();
+        auto found = decoder.backward(grad, [&](std::size_t place) { return place == 0 || wanted(first + place - 1); });
+        Tensor pressed = at::empty_like(units);
+        const float* divergence = units.data_ptr<float>();
+        for (std::int64_t unit = 0; unit < latent; ++unit) {
+            const bool counts = divergence[unit] >= least;
+            pressed.data_ptr<float>()[unit] = counts ? static_cast<float>(factor * weight / static_cast<double>(rows)) : 0.0f;
+        }
+        Tensor of_both = at::empty_like(both);
+        latente::gaussian_code_slope(both.data_ptr<float>(), noise.data_ptr<float>(), spread.data_ptr<float>(),
+                                     static_cast<float>(limit), found[0].data_ptr<float>(), pressed.data_ptr<float>(),
+                                     of_both.data_ptr<float>(), rows, latent);
+        variable_list all = encoder.backward(of_both, [&](std::size_t place) { return place > 0 && wanted(place - 1); });
+        all.erase(all.begin());
+        all.insert(all.end(), found.begin() + 1, found.end());
+        return all;
+    }
+
+    Tensor by_operations() const {
+        const std::int64_t latent = noise.size(1);
+        const Tensor given = encoder.by_operations(encoder.x);
+        const Tensor mean = given.narrow(1, 0, latent), logs = given.narrow(1, latent, latent).clamp(-limit, limit);
+        const Tensor divergence = ((mean.square() + logs.exp() - logs - 1) * 0.5).mean(0);
+        const Tensor output = decoder.by_operations(mean + (logs * 0.5).exp() * noise);
+        return loss_by_operations(output, x, bernoulli) + at::clamp_min(divergence, least).sum() * weight;
+    }
+
+    std::vector<Tensor> leaves() const {
+        std::vector<Tensor> all = encoder.leaves(), more = decoder.leaves();
+        all.erase(all.begin());
+        all.insert(all.end(), more.begin() + 1, more.end());
+        return all;
+    }
+
+    bool is_all() const override { return are_leaves(leaves()); }
+
+    void alone() const override {
+        const std::vector<Tensor> all = leaves();
+        slopes_of(slopes, 1, [&](std::size_t place) { return all[place].requires_grad(); });
+    }
+
+    void release_variables() override {
+        encoder.forget();
+        decoder.forget();
+        for (Tensor* tensor : {&x, &noise, &both, &spread, &units, &slopes}) tensor->reset();
+    }
+
+    std::string name() const override { return "LatenteVariationalBackward"; }
 };
 
 bool wants_gradient(const Tensor& x, const Stack& stack) {
@@ -194,6 +276,22 @@ Tensor losses_of_rows(const Tensor& output, const Tensor& x, bool bernoulli, flo
     return sums;
 }
 
+// The mean of the losses of rows, and its slopes.
+double mean_loss(const Tensor& output, const Tensor& x, bool bernoulli, Tensor& slopes) {
+    TORCH_CHECK(plain(output) && plain(x) && output.sizes() == x.sizes() && x.dim() == 2 && x.numel() > 0, "what comes out is ",
+                output.sizes(), ", and is to be ", x.sizes());
+    const std::int64_t rows = x.size(0);
+    const Tensor sums = losses_of_rows(output, x, bernoulli, 1.0f / static_cast<float>(rows), slopes);
+    const float* each = sums.data_ptr<float>();
+    return std::accumulate(each, each + rows, 0.0) / static_cast<double>(rows);
+}
+
+Tensor scalar(double value, const Tensor& like) {
+    Tensor one = at::empty({}, like.options());
+    *one.data_ptr<float>() = static_cast<float>(value);
+    return one;
+}
+
 struct BiasedBackward : public Node {
     Tensor bias;
     Tensor seen;  // what relu gave, where there is one
@@ -258,17 +356,8 @@ struct ConvolutionBackward : public Node {
                                    {missing(window.wide_height, window.narrow_height), missing(window.wide_width, window.narrow_width)})
             : at::conv2d(x, convolution.weight, convolution.bias, {stride, stride}, {padding, padding});
         if (convolution.relu) result = at::relu(result);
-        variable_list found(3), leaves;
-        std::vector<std::size_t> places;
-        const Tensor all[] = {x, convolution.weight, convolution.bias};
-        for (std::size_t place = 0; place < 3; ++place) {
-            if (!task_should_compute_output(place)) continue;
-            leaves.push_back(all[place]);
-            places.push_back(place);
-        }
-        auto slopes = torch::autograd::grad({result}, leaves, {grad}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
-        for (std::size_t index = 0; index < places.size(); ++index) found[places[index]] = slopes[index];
-        return found;
+        return latente::slopes_by_operations(result, grad, {x, convolution.weight, convolution.bias},
+                                             [this](std::size_t place) { return task_should_compute_output(place); });
     }
 
     void release_variables() override {
@@ -371,6 +460,11 @@ int latente_squares(const void* tensor, double* sum, char* message, std::size_t 
     return caught(message, capacity, [&] { *sum = sum_of_squares(as(tensor)); });
 }
 
+void latente_allow_tf32() {
+    at::globalContext().setAllowTF32CuBLAS(true);
+    at::globalContext().setAllowTF32CuDNN(true);
+}
+
 bool latente_is_recorded() { return torch::jit::tracer::isTracing(); }
 
 int latente_stack(void* input, void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation,
@@ -411,14 +505,7 @@ int latente_restored(void* input, void* x, void* const* weights, void* const* bi
         {
             at::AutoDispatchBelowADInplaceOrView below;
             const Tensor output = stack.forward(seen, wanted).contiguous();
-            TORCH_CHECK(plain(output) && plain(aim) && output.sizes() == aim.sizes() && aim.dim() == 2 && aim.numel() > 0,
-                        "what comes out is ", output.sizes(), ", and is to be ", aim.sizes());
-            const std::int64_t rows = aim.size(0);
-            const Tensor sums = losses_of_rows(output, aim, bernoulli, 1.0f / static_cast<float>(rows), node->slopes);
-            const float* each = sums.data_ptr<float>();
-            result = at::empty({}, aim.options());
-            *result.data_ptr<float>() =
-                static_cast<float>(std::accumulate(each, each + rows, 0.0) / static_cast<double>(rows) + constant);
+            result = scalar(mean_loss(output, aim, bernoulli, node->slopes) + constant, aim);
         }
         if (wanted) {
             node->x = aim;
@@ -426,6 +513,64 @@ int latente_restored(void* input, void* x, void* const* weights, void* const* bi
             set_history(result, seen, node);
         }
         *loss = new Tensor(std::move(result));
+    });
+}
+
+int latente_variational(void* input, void* x, void* noise, void* const* weights, void* const* biases, std::size_t encoder_layers,
+                        std::size_t decoder_layers, std::int64_t activation, bool half, bool bernoulli, double constant, double limit,
+                        double weight, double least, void** losses, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor &seen = as(input), &aim = as(x), &draws = as(noise);
+        auto node = std::shared_ptr<VariationalBackward>(new VariationalBackward(), torch::autograd::deleteNode);
+        Stack &encoder = node->encoder, &decoder = node->decoder;
+        encoder.weights = many(weights, encoder_layers);
+        encoder.biases = many(biases, encoder_layers);
+        decoder.weights = many(weights + encoder_layers, decoder_layers);
+        decoder.biases = many(biases + encoder_layers, decoder_layers);
+        encoder.function = decoder.function = activation;
+        encoder.half = decoder.half = half;
+        const std::vector<Tensor> leaves = node->leaves();
+        const bool wanted = at::GradMode::is_enabled() && torch::autograd::compute_requires_grad(at::TensorList(leaves));
+        TORCH_CHECK(!seen.requires_grad(), "what goes in takes no gradient");
+        Tensor total, reconstruction, divergence;
+        {
+            at::AutoDispatchBelowADInplaceOrView below;
+            node->both = encoder.forward(seen, wanted).contiguous();
+            const std::int64_t rows = draws.size(0), latent = draws.size(1);
+            TORCH_CHECK(plain(node->both) && plain(draws) && node->both.dim() == 2 && draws.dim() == 2 && node->both.size(0) == rows &&
+                            node->both.size(1) == 2 * latent, "codes of ", node->both.sizes(), " and noise of ", draws.sizes(),
+                        " do not go together");
+            Tensor z = at::empty_like(draws);
+            node->spread = at::empty_like(draws);
+            node->units = at::empty({latent}, draws.options());
+            float* units = node->units.data_ptr<float>();
+            latente::gaussian_code(node->both.data_ptr<float>(), draws.data_ptr<float>(), static_cast<float>(limit), z.data_ptr<float>(),
+                                   node->spread.data_ptr<float>(), units, rows, latent);
+            double all = 0, pressing = 0;
+            for (std::int64_t unit = 0; unit < latent; ++unit) {
+                units[unit] /= static_cast<float>(rows);
+                all += units[unit];
+                pressing += std::max(static_cast<double>(units[unit]), least);
+            }
+            const double lost = mean_loss(decoder.forward(z, wanted).contiguous(), aim, bernoulli, node->slopes) + constant;
+            total = scalar(lost + weight * pressing, aim);
+            reconstruction = scalar(lost, aim);
+            divergence = scalar(all, aim);
+        }
+        if (wanted) {
+            node->x = aim;
+            node->noise = draws;
+            node->limit = limit;
+            node->weight = weight;
+            node->least = least;
+            node->bernoulli = bernoulli;
+            node->set_next_edges(torch::autograd::collect_next_edges(at::TensorList(leaves)));
+            torch::autograd::set_history(total, node);
+        }
+        auto first = std::make_unique<Tensor>(std::move(total)), second = std::make_unique<Tensor>(std::move(reconstruction));
+        losses[2] = new Tensor(std::move(divergence));
+        losses[1] = second.release();
+        losses[0] = first.release();
     });
 }
 
@@ -561,9 +706,10 @@ int latente_backward(void* loss, void* const* leaves, void* const* views, std::s
         for (std::size_t index = 0; index < count; ++index) as(leaves[index]).mutable_grad().reset();
         {
             const latente::Destinations here(leaves, views, count);
-            const auto* restored = dynamic_cast<const RestoredBackward*>(as(loss).grad_fn().get());
-            if (restored != nullptr && restored->is_all()) {
-                restored->alone();
+            const auto* all = dynamic_cast<const LossBackward*>(as(loss).grad_fn().get());
+            if (all != nullptr && all->is_all()) {
+                at::AutoDispatchBelowADInplaceOrView below;
+                all->alone();
             } else {
                 torch::autograd::backward({as(loss)}, {}, /*retain_graph=*/false, /*create_graph=*/false, many(leaves, count));
             }

@@ -24,6 +24,9 @@ int latente_squares(const void* tensor, double* sum, char* message, std::size_t 
 // Whether what this thread computes is recorded (trace_shim.h): then only libtorch's own operations are seen.
 bool latente_is_recorded();
 
+// Lets libtorch take products and convolutions of 32-bit floats on a GPU in TensorFloat-32.
+void latente_allow_tf32();
+
 // Linear layers one after the other, [rows, inputs] to [rows, outputs]; all but the last are followed by a function, which
 // `activation` names by its number (see the enum in stack.h). One node of the graph. With `half` the matrix products
 // are taken in bfloat16.
@@ -35,6 +38,15 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
 int latente_restored(void* input, void* x, void* const* weights, void* const* biases, std::size_t layers, std::size_t code,
                      std::int64_t activation, bool half, bool bernoulli, double constant, void** loss, char* message,
                      std::size_t capacity);
+
+// Of a variational autoencoder, three losses: what is minimised, the mean over rows of -log p of values `x` [rows, columns] and a constant,
+// and the sum over units of the mean over rows of the divergence of codes from the standard normal distribution. The first is the
+// second and `weight` times the third, of whose units each counts as `least` at least. `input` [rows, inputs] takes no gradient; codes
+// are drawn with `noise` [rows, latent] as by latente_gaussian_code. Layers are those of the encoder, then those of the decoder. The
+// first is one node of the graph; the others have none.
+int latente_variational(void* input, void* x, void* noise, void* const* weights, void* const* biases, std::size_t encoder_layers,
+                        std::size_t decoder_layers, std::int64_t activation, bool half, bool bernoulli, double constant, double limit,
+                        double weight, double least, void** losses, char* message, std::size_t capacity);
 
 // The sums over the last axis of -log p of values `x`, [rows, columns], under logits (`bernoulli`) or else means of unit
 // variance, without the constant: `output` is [..., rows, columns]. One node of the graph; `x` takes no gradient.

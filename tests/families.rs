@@ -36,7 +36,7 @@ use latente::training::optimizer::Optimizer;
 use latente::training::presets::{Rows, presets};
 use latente::training::rate::LearningRate;
 use latente::training::scoring::Measure;
-use latente::training::spec::TrainSpec;
+use latente::training::spec::{Precision, TrainSpec};
 use latente::training::stopping::StopFlag;
 use latente::training::{Assignment, Finished, Outcome, TrainError, train};
 use serde_json::json;
@@ -431,6 +431,20 @@ fn validation_picks_the_epoch_that_is_kept() {
             assert_eq!(losses.len(), figure("best_epoch") as usize + 3);
         }
     });
+}
+
+#[test]
+fn what_is_for_a_gpu_alone_changes_nothing_on_the_cpu() {
+    let digits = Digits::read();
+    let figures = |precision| {
+        let spec = digits.spec(ModelSpec::default_of("vae").unwrap(), |spec| {
+            spec.training.epochs = 2;
+            spec.training.precision = precision;
+        });
+        digits.finish(&spec).0.metrics
+    };
+    assert_eq!(figures(Precision::Tf32), figures(Precision::F32));
+    assert_ne!(figures(Precision::Bf16), figures(Precision::F32));
 }
 
 #[test]

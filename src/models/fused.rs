@@ -130,6 +130,15 @@ pub fn is_recorded() -> bool {
     }
 }
 
+/// Lets this process take products and convolutions on a GPU in TensorFloat-32.
+pub fn allow_tf32() {
+    // SAFETY: it takes nothing and sets a switch of libtorch.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        latente_allow_tf32();
+    }
+}
+
 /// Linear layers one after the other, with a function after all but the last.
 pub struct Layers<'a> {
     /// Of each layer, `[outputs, inputs]`.
@@ -218,6 +227,66 @@ pub fn restored(
         })
         .unwrap_or_else(|fault| panic!("a loss: {fault}"));
         Some(Tensor::from_ptr(made.cast()))
+    }
+}
+
+/// What there is to the loss of a variational autoencoder beside its layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Divergence {
+    /// Logarithms of variances count within so much of 0.
+    pub limit: f64,
+    /// How much the divergence counts.
+    pub weight: f64,
+    /// What that of each unit counts as at least.
+    pub least: f64,
+}
+
+/// The losses of a variational autoencoder that sees `seen` `[rows, inputs]`, draws codes with `noise` `[rows, latent]` and is to give `x`
+/// `[rows, columns]`: what is minimised, one node of the graph; -log p of `x` as the mean over rows; and the sum over units of
+/// KL(q || N(0, 1)), as the mean over rows. The last two have no graph. `None` where the tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// libtorch refuses the shapes, which is a bug.
+pub fn variational(
+    (seen, x, noise): (&Tensor, &Tensor, &Tensor),
+    (encoder, decoder): (&Layers<'_>, &Layers<'_>),
+    half: bool,
+    simple: Simple,
+    divergence: Divergence,
+) -> Option<[Tensor; 3]> {
+    let are_plain = [seen, x, noise].iter().all(|tensor| is_plain(tensor) && tensor.dim() == 2);
+    if !are_plain || seen.requires_grad() || x.requires_grad() || encoder.activation != decoder.activation {
+        return None;
+    }
+    let weights = pointers(encoder.weights.iter().chain(&decoder.weights).copied());
+    let biases = pointers(encoder.biases.iter().chain(&decoder.biases).copied());
+    let mut made = [std::ptr::null_mut(); 3];
+    // SAFETY: all pointers are those of live tensors, and as many as is said; what comes back are tensors of our own.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_variational(
+                seen.as_ptr().cast(),
+                x.as_ptr().cast(),
+                noise.as_ptr().cast(),
+                weights.as_ptr(),
+                biases.as_ptr(),
+                encoder.weights.len(),
+                decoder.weights.len(),
+                encoder.activation as i64,
+                half,
+                simple.bernoulli,
+                simple.constant,
+                divergence.limit,
+                divergence.weight,
+                divergence.least,
+                made.as_mut_ptr(),
+                message,
+                capacity,
+            )
+        })
+        .unwrap_or_else(|fault| panic!("a loss: {fault}"));
+        Some(made.map(|tensor| Tensor::from_ptr(tensor.cast())))
     }
 }
 
@@ -403,6 +472,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn latente_squares(tensor: *const c_void, sum: *mut f64, message: *mut c_char, capacity: usize) -> c_int;
     fn latente_is_recorded() -> bool;
+    fn latente_allow_tf32();
     fn latente_stack(
         input: *const c_void,
         weights: *const *const c_void,
@@ -426,6 +496,25 @@ unsafe extern "C" {
         bernoulli: bool,
         constant: f64,
         loss: *mut *mut c_void,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_variational(
+        input: *const c_void,
+        x: *const c_void,
+        noise: *const c_void,
+        weights: *const *const c_void,
+        biases: *const *const c_void,
+        encoder_layers: usize,
+        decoder_layers: usize,
+        activation: i64,
+        half: bool,
+        bernoulli: bool,
+        constant: f64,
+        limit: f64,
+        weight: f64,
+        least: f64,
+        losses: *mut *mut c_void,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -730,6 +819,69 @@ mod tests {
             (&of(&weights[..1], &biases[..1], Activation::Relu), &of(&weights[1..], &biases[1..], Activation::Tanh));
         let simple = Simple { bernoulli: true, constant: 0.0 };
         assert!(restored(&x, &aim, both, false, simple).is_none(), "one function is that of all layers");
+    }
+
+    #[test]
+    fn a_variational_loss_and_its_gradients_are_those_of_plain_operations() {
+        let normal = |number, shape: &[i64]| Noise::new(10, Purpose::Training, number, Device::Cpu).normal(shape);
+        let leaf = |number, shape: &[i64]| normal(number, shape).set_requires_grad(true);
+        // 5 columns, 7 units, 3 numbers of code, and back.
+        let weights = [leaf(0, &[7, 5]), leaf(1, &[6, 7]), leaf(2, &[7, 3]), leaf(3, &[5, 7])];
+        let biases = [leaf(4, &[7]), leaf(5, &[6]), leaf(6, &[7]), leaf(7, &[5])];
+        let leaves: Vec<&Tensor> = weights.iter().chain(&biases).collect();
+        let (x, noise) = (normal(8, &[9, 5]).sigmoid(), normal(9, &[9, 3]));
+        let views: Vec<Tensor> =
+            leaves.iter().map(|leaf| tch::no_grad(|| leaf.full_like(9.0).set_requires_grad(false))).collect();
+        let views: Vec<&Tensor> = views.iter().collect();
+        for activation in [Activation::Tanh, Activation::Relu, Activation::Gelu] {
+            // The divergence of some units is below the least, and some variances lie beyond the limit.
+            for (bernoulli, weight, least) in [(true, 0.7, 0.0), (false, 1.5, 3.0)] {
+                let divergence = Divergence { limit: 2.0, weight, least };
+                let simple = Simple { bernoulli, constant: 0.25 };
+                let layers =
+                    (&of(&weights[..2], &biases[..2], activation), &of(&weights[2..], &biases[2..], activation));
+                let fused = || variational((&x, &x, &noise), layers, false, simple, divergence).unwrap();
+                let plain = || {
+                    let both = plainly(&x, &weights[..2], &biases[..2], activation);
+                    let (mean, logs): (Tensor, Tensor) = (both.narrow(1, 0, 3), both.narrow(1, 3, 3).clamp(-2.0, 2.0));
+                    let each: Tensor = (mean.square() + logs.exp() - &logs - 1.0) * 0.5;
+                    let units = each.mean_dim([0].as_slice(), false, Kind::Float);
+                    let z = mean + (logs * 0.5).exp() * &noise;
+                    let output = plainly(&z, &weights[2..], &biases[2..], activation);
+                    let each: Tensor =
+                        if bernoulli { output.softplus() - &x * &output } else { (&output - &x).square() * 0.5 };
+                    let lost = each.sum_dim_intlist([-1].as_slice(), false, Kind::Float).mean(Kind::Float) + 0.25;
+                    let total = &lost + units.clamp_min(least).sum(Kind::Float) * weight;
+                    [total, lost, units.sum(Kind::Float)]
+                };
+                let (found, expected) = (fused(), plain());
+                for (found, expected) in found.iter().zip(&expected) {
+                    let most = 1e-5 * expected.double_value(&[]).abs().max(1.0);
+                    assert!(apart(found, expected) < most, "{activation:?}: {found:?} {expected:?}");
+                }
+                let wanted = Tensor::run_backward(&[&expected[0]], &leaves, false, false);
+                let near = |found: &Tensor, wanted: &Tensor| {
+                    let most = 1e-5 * wanted.abs().max().double_value(&[]).max(1.0);
+                    assert!(apart(found, wanted) < most, "{activation:?} {bernoulli}: {}", apart(found, wanted));
+                };
+                let given = Tensor::run_backward(&[&found[0] * 3.0], &leaves, false, false);
+                given.iter().zip(&wanted).for_each(|(given, wanted)| near(given, &(wanted * 3.0)));
+                for (loss, times) in
+                    [(fused()[0].shallow_clone(), 1.0), (&fused()[0] + weights[0].square().sum(Kind::Float) * 0.0, 1.0)]
+                {
+                    backward(&loss, &leaves, &views);
+                    views.iter().zip(&wanted).for_each(|(view, wanted)| near(view, &(wanted * times)));
+                }
+                let second = |loss: &Tensor| {
+                    let slope = Tensor::run_backward(&[loss], &[&weights[0]], true, true).remove(0);
+                    Tensor::run_backward(&[slope.square().sum(Kind::Float)], &leaves[..4], false, false)
+                };
+                for (found, wanted) in second(&fused()[0]).iter().zip(&second(&plain()[0])) {
+                    let most = 1e-4 * wanted.abs().max().double_value(&[]).max(1.0);
+                    assert!(apart(found, wanted) < most, "{activation:?}: {}", apart(found, wanted));
+                }
+            }
+        }
     }
 
     #[test]

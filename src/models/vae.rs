@@ -12,9 +12,10 @@
 //! Encoders give the mean and the logarithm of the variance; draws are reparameterised.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use utoipa::ToSchema;
 
+use super::fused::Divergence;
 use super::likelihood::{Likelihood, Variance};
 use super::losses::{log_normal, log_standard_normal, mean, unit_kl};
 use super::network::{Body, Plan};
@@ -133,6 +134,20 @@ impl Variational {
         })
     }
 
+    /// The loss of one draw a row as one node of the graph, where there is nothing in it that must be seen.
+    fn loss_at_once(&self, x: &Tensor, step: &Step<'_>) -> Option<Loss> {
+        let simple = self.likelihood.simple().filter(|_| step.training && x.device() == Device::Cpu)?;
+        let layers = (self.encoder.as_mlp()?.plain(true)?, self.decoder.as_mlp()?.plain(true)?);
+        let noise = step.noise.normal(&[x.size()[0], i64::from(self.settings.latent)]);
+        let free_bits = self.settings.free_bits;
+        let least = if free_bits > 0.0 { free_bits } else { f64::NEG_INFINITY };
+        let divergence = Divergence { limit: LOG_VARIANCE, weight: self.kl_weight(step), least };
+        let seen = self.encoder.filling().fill(x);
+        let losses = fused::variational((&seen, x, &noise), (&layers.0, &layers.1), step.half, simple, divergence);
+        let [total, reconstruction, kl] = losses?;
+        Some(Loss::new(total, vec![("reconstruction", reconstruction), ("kl", kl)]))
+    }
+
     /// `samples` draws of q(z given x) for each row, `[samples, rows, latent]`.
     fn drawn((mean, log_variance): &(Tensor, Tensor), samples: i64, noise: &Noise) -> Tensor {
         let size = mean.size();
@@ -201,6 +216,9 @@ impl Network for Variational {
         if samples > 1 {
             return self.importance_bound(x, samples, step);
         }
+        if let Some(loss) = self.loss_at_once(x, step) {
+            return loss;
+        }
         let (z, units) = self.draw(x, step);
         let reconstruction = mean(&self.likelihood.negative_log(&self.decoder.forward(&z, Some(step)), x));
         let kl = units.sum(Kind::Float);
@@ -242,7 +260,6 @@ mod tests {
     use crate::models::network::NetworkSpec;
     use crate::models::noise::Purpose;
     use crate::models::parameters::{Named, Parameters, values};
-    use tch::Device;
 
     /// A linear VAE with known weights, for which log p(x) is a normal density.
     fn linear(settings: Vae, weight: f32, bias: f32) -> Variational {

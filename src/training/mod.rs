@@ -211,6 +211,9 @@ impl<'a> Run<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let Assignment { spec, schema, rows, device } = *assignment;
+        if spec.training.precision == Precision::Tf32 {
+            fused::allow_tf32();
+        }
         let batches = Batches::fit(rows, schema, spec, &split.train, device);
         let header = ModelHeader::new(spec, schema, batches.preparation().clone(), batches.target().clone());
         let mut built = header.build(device, Some(&batches.means(&split.train)));

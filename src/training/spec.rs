@@ -171,6 +171,9 @@ pub enum Precision {
     F32,
     /// In bfloat16, with sums in 32 bits; faster where the processor or the GPU has instructions for it.
     Bf16,
+    /// All matrix products and convolutions of a GPU from numbers with 10 bits behind the point (TensorFloat-32), with sums in 32 bits. On the CPU
+    /// the same as `f32`.
+    Tf32,
 }
 
 impl Precision {
