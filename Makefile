@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality resume files v2 exports likelihoods pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality resume profile files v2 exports likelihoods pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench-quality: build ## figures that a right implementation reaches, beside thei
 
 resume: build ## trainers killed and paused at random instants, in every family, optimizer and schedule, and the same bytes in the end
 	@$(PYTHON) bench/resume.py
+
+profile: build ## where the time of training goes, by samples of perf (fetches MNIST into .bench/)
+	@$(PYTHON) bench/time_spent.py
 
 files: build ## files of packages, from upload to a model (fetches them)
 	@$(PYTHON) bench/files.py

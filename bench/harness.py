@@ -46,6 +46,7 @@ TITLES = {
     "resume": "## Killed at any instant: `make resume`",
     "files": "## Files as packages carry them: `make files`",
     "speed": "## Training speed beside others, job by job: `make bench`",
+    "profile": "## Where the time of training goes: `make profile`",
     "exports": "## Models in other programs: `make exports`",
     "likelihoods": "## Densities beside PyTorch's: `make likelihoods`",
     "ingest": "## Reading files: `make bench`",

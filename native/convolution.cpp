@@ -1,11 +1,11 @@
 #include "convolution.h"
 
+#include "room.h"
 #include "stack.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <vector>
 
 namespace latente {
 
@@ -33,13 +33,7 @@ struct Sizes {
           at_once(std::max<std::int64_t>(1, AT_ONCE / std::max<std::int64_t>(1, places * depth))) {}
 };
 
-// Memory of a thread that is used again.
-float* room(int which, std::int64_t count) {
-    thread_local std::vector<float> rooms[2];
-    std::vector<float>& one = rooms[which];
-    if (static_cast<std::int64_t>(one.size()) < count) one.resize(count);
-    return one.data();
-}
+thread_local Room<float> columns_room, slope_room;
 
 // `work(lane, first, count)` for the images of each lane, a few at a time.
 template <typename Work>
@@ -87,7 +81,7 @@ at::Tensor Convolution::forward(const at::Tensor& x) const {
     float* to = out.data_ptr<float>();
     by_lanes(images, sizes.at_once, [&](std::int64_t, std::int64_t first, std::int64_t count) {
         const std::int64_t places = count * sizes.places;
-        float* columns = room(0, places * sizes.depth);
+        float* columns = columns_room.of(places * sizes.depth);
         if (transposed) {
             product(from + first * sizes.narrow, false, with, false, columns, {places, sizes.depth, window.narrow_channels}, false);
             float* wide = to + first * sizes.wide;
@@ -122,10 +116,10 @@ Convolution::Slopes Convolution::backward(const at::Tensor& x, const at::Tensor&
     float *summed = sums.data_ptr<float>(), *back = of_x ? found.x.data_ptr<float>() : nullptr;
     by_lanes(images, sizes.at_once, [&](std::int64_t lane, std::int64_t first, std::int64_t count) {
         const std::int64_t places = count * sizes.places, narrow = window.narrow_channels;
-        float *columns = room(0, places * sizes.depth), *of_weight = summed + lane * (weights + channels);
+        float *columns = columns_room.of(places * sizes.depth), *of_weight = summed + lane * (weights + channels);
         const float* slope = all + first * came;
         if (relu) {
-            float* let = room(1, count * came);
+            float* let = slope_room.of(count * came);
             let_above(slope, seen + first * came, let, count * came);
             slope = let;
         }

@@ -1,11 +1,11 @@
 #include "half.h"
+#include "kernels.h"
+#include "room.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
-#include <new>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
 #include <immintrin.h>
@@ -30,28 +30,8 @@ constexpr std::int64_t LINE_BYTES = 64;
 
 std::int64_t tiles(std::int64_t count, std::int64_t side) { return (count + side - 1) / side; }
 
-// Memory of a thread that is used again; it only grows.
-class Room {
-   public:
-    Half* of(std::int64_t count) {
-        if (count > held) {
-            memory.reset(static_cast<Half*>(std::aligned_alloc(LINE_BYTES, tiles(count * 2, LINE_BYTES) * LINE_BYTES)));
-            if (!memory) throw std::bad_alloc();
-            held = count;
-        }
-        return memory.get();
-    }
-
-   private:
-    struct Free {
-        void operator()(Half* place) const { std::free(place); }
-    };
-    std::unique_ptr<Half, Free> memory;
-    std::int64_t held = 0;
-};
-
-thread_local Room shared_room;  // of the thread that asks: read by all
-thread_local Room own_room;
+thread_local Room<Half> shared_room;  // of the thread that asks: read by all
+thread_local Room<Half> own_room;
 
 struct alignas(64) Config {
     std::uint8_t palette = 1;
@@ -238,6 +218,7 @@ void by_columns(const Half* left, std::int64_t depth, const Place& whole, Pack p
                 multiply(left + row * depth * TILE, std::min<std::int64_t>(2, rows - row), right, wide, depth,
                          whole.part(row * SIDE, column * SIDE));
             }
+            finish(column * SIDE, std::min(wide * SIDE, whole.columns - column * SIDE));
         }
     });
 }
@@ -270,20 +251,27 @@ bool has_half_products() {
     return has;
 }
 
-void half_forward(const float* x, const float* weights, float* out, LayerSize size) {
+void half_forward(const float* x, const float* weights, const float* bias, bool relu, float* out, LayerSize size) {
     const std::int64_t depth = tiles(size.inputs, DEPTH);
     const Half* left = left_side(x, size.rows, size.inputs);
-    by_columns(left, depth, {out, size.outputs, size.rows, size.outputs, false}, [&](std::int64_t column, Half* right) {
-        pack_lines(weights, size.outputs, size.inputs, column, true, right);
-    });
+    by_columns(
+        left, depth, {out, size.outputs, size.rows, size.outputs, false},
+        [&](std::int64_t column, Half* right) { pack_lines(weights, size.outputs, size.inputs, column, true, right); },
+        [&](std::int64_t column, std::int64_t columns) {
+            for (std::int64_t row = 0; row < size.rows; ++row) {
+                float* place = out + row * size.outputs + column;
+                add_bias(place, bias + column, place, columns, relu);
+            }
+        });
 }
 
 void half_backward(const float* grad, const float* weights, float* out, LayerSize size) {
     const std::int64_t depth = tiles(size.outputs, DEPTH);
     const Half* left = left_side(grad, size.rows, size.outputs);
-    by_columns(left, depth, {out, size.inputs, size.rows, size.inputs, false}, [&](std::int64_t column, Half* right) {
-        pack_columns(weights, size.outputs, size.inputs, column, false, right);
-    });
+    by_columns(
+        left, depth, {out, size.inputs, size.rows, size.inputs, false},
+        [&](std::int64_t column, Half* right) { pack_columns(weights, size.outputs, size.inputs, column, false, right); },
+        [](std::int64_t, std::int64_t) {});
 }
 
 void half_slope(const float* grad, const float* x, float* out, LayerSize size, bool add) {
@@ -319,7 +307,7 @@ void half_slope(const float* grad, const float* x, float* out, LayerSize size, b
 namespace latente {
 
 bool has_half_products() { return false; }
-void half_forward(const float*, const float*, float*, LayerSize) { std::abort(); }
+void half_forward(const float*, const float*, const float*, bool, float*, LayerSize) { std::abort(); }
 void half_backward(const float*, const float*, float*, LayerSize) { std::abort(); }
 void half_slope(const float*, const float*, float*, LayerSize, bool) { std::abort(); }
 

@@ -16,8 +16,9 @@ struct LayerSize {
     std::int64_t outputs;
 };
 
-// out [rows, outputs] = x [rows, inputs] times the transposed weights [outputs, inputs].
-void half_forward(const float* x, const float* weights, float* out, LayerSize size);
+// out [rows, outputs] = x [rows, inputs] times the transposed weights [outputs, inputs], and a bias of each output; with `relu` nothing
+// below zero stays.
+void half_forward(const float* x, const float* weights, const float* bias, bool relu, float* out, LayerSize size);
 
 // out [rows, inputs] = grad [rows, outputs] times the weights.
 void half_backward(const float* grad, const float* weights, float* out, LayerSize size);

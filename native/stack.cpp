@@ -208,12 +208,12 @@ Tensor Stack::forward(const Tensor& input, bool keeps) {
                         " inputs is given ", result.size(1), ", or has ", bias.numel(), " biases for ", weight.size(0), " outputs");
             Tensor out = at::empty({result.size(0), weight.size(0)}, result.options());
             if (tiled) {
-                half_forward(result.data_ptr<float>(), weight.data_ptr<float>(), out.data_ptr<float>(),
+                half_forward(result.data_ptr<float>(), weight.data_ptr<float>(), bias.data_ptr<float>(), done, out.data_ptr<float>(),
                              {result.size(0), weight.size(1), weight.size(0)});
             } else {
                 product(result, false, weight, true, out, false);
+                add_bias(out, bias, out, done);
             }
-            add_bias(out, bias, out, done);
             result = std::move(out);
         } else {
             result = cast ? at::addmm(bias.to(at::kBFloat16), result, weight.to(at::kBFloat16).t())
