@@ -203,9 +203,9 @@ void multiply(const Half* left, std::int64_t rows, const Half* right, std::int64
 }
 
 // Two columns of tiles of a result at a time: `pack(column, out)` gives those of the right side, of which each is used by the one
-// thread that made it; `left` has all rows of the left side.
-template <typename Pack>
-void by_columns(const Half* left, std::int64_t depth, const Place& whole, Pack pack) {
+// thread that made it; `left` has all rows of the left side. `finish(column, columns)` comes when those of the result are whole.
+template <typename Pack, typename Finish>
+void by_columns(const Half* left, std::int64_t depth, const Place& whole, Pack pack, Finish finish) {
     const std::int64_t rows = tiles(whole.lines, SIDE), columns = tiles(whole.columns, SIDE);
     at::parallel_for(0, tiles(columns, 2), 1, [&](std::int64_t start, std::int64_t end) {
         Half* right = own_room.of(2 * depth * TILE);
