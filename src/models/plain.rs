@@ -72,9 +72,7 @@ impl EncoderDecoder {
         let code = self.encoder.forward(seen, Some(step));
         mean(&self.likelihood.negative_log(&self.decoder.forward(&code, Some(step)), x))
     }
-}
 
-impl EncoderDecoder {
     /// The same as one node of the graph, where there is nothing between encoder and decoder that must be seen.
     fn restore_at_once(&self, seen: &Tensor, x: &Tensor, step: &Step<'_>) -> Option<Tensor> {
         if !step.training || seen.requires_grad() || x.requires_grad() {

@@ -25,10 +25,6 @@ pub(super) struct Held {
     strange: bool,
 }
 
-/// Where advice about memory may begin and end.
-#[cfg(target_os = "linux")]
-const PAGE_BYTES: usize = 4096;
-
 /// The numbers of a body.
 pub(super) struct Floats {
     pub values: Vec<f32>,
@@ -129,29 +125,32 @@ impl Held {
     }
 }
 
-/// Bytes from which it is worth while to ask for large pages, of which each is two mebibytes.
-const LARGE_BYTES: usize = 4 << 20;
-
 /// Asks for memory in large pages where there is none behind the vector yet: to be given it in small ones takes longer than to write
 /// there.
+#[cfg(target_os = "linux")]
 fn in_large_pages(words: &mut Vec<f32>) {
-    #[cfg(target_os = "linux")]
-    {
-        let room = words.spare_capacity_mut();
-        let start = room.as_mut_ptr().cast::<u8>();
-        let (first, bytes) = (start.align_offset(PAGE_BYTES), size_of_val(room));
-        if bytes >= LARGE_BYTES {
-            // SAFETY: whole pages of the vector's own room, whose contents this does not change.
-            #[expect(unsafe_code, reason = "the advice is about memory, of which any may be given by address")]
-            let advised = unsafe {
-                let advice = rustix::mm::Advice::LinuxHugepage;
-                rustix::mm::madvise(start.add(first).cast(), (bytes - first) / PAGE_BYTES * PAGE_BYTES, advice)
-            };
-            // A kernel that has no such pages says so, and gives small ones.
-            let _ = advised;
-        }
+    /// Where advice about memory may begin and end.
+    const PAGE_BYTES: usize = 4096;
+    /// From so many bytes on it is worth while; each of the pages is two mebibytes.
+    const LARGE_BYTES: usize = 4 << 20;
+    let room = words.spare_capacity_mut();
+    let start = room.as_mut_ptr().cast::<u8>();
+    let (first, bytes) = (start.align_offset(PAGE_BYTES), size_of_val(room));
+    if bytes >= LARGE_BYTES {
+        // SAFETY: whole pages of the vector's own room, whose contents this does not change.
+        #[expect(unsafe_code, reason = "the advice is about memory, of which any may be given by address")]
+        let advised = unsafe {
+            let advice = rustix::mm::Advice::LinuxHugepage;
+            rustix::mm::madvise(start.add(first).cast(), (bytes - first) / PAGE_BYTES * PAGE_BYTES, advice)
+        };
+        // A kernel that has no such pages says so, and gives small ones.
+        let _ = advised;
     }
 }
+
+/// Other systems are not asked.
+#[cfg(not(target_os = "linux"))]
+fn in_large_pages(_: &mut Vec<f32>) {}
 
 #[cfg(test)]
 mod tests {
