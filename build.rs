@@ -53,7 +53,7 @@ fn compile_shim(library: &Path) {
         .includes([include.join("torch/csrc/api/include"), include])
         .warnings(false)
         .files(
-            ["convolution", "half", "kernels", "stack", "torch_shim", "trace_shim"]
+            ["convolution", "half", "kernels", "stack", "torch_shim", "trace_shim", "watch"]
                 .map(|name| format!("native/{name}.cpp")),
         )
         .compile("latente_torch_shim");

@@ -163,6 +163,55 @@ CLONES void adamw_plainly(float* __restrict weights, const float* __restrict gra
     }
 }
 
+CLONES void sgd_plainly(float* __restrict weights, const float* __restrict gradient, std::size_t count, const RuleNumbers& with) {
+    const RuleNumbers n = with;
+    for (std::size_t place = 0; place < count; ++place) weights[place] = weights[place] * n.decay - n.lr * gradient[place];
+}
+
+CLONES void sgd_with_momentum(float* __restrict weights, const float* __restrict gradient, float* __restrict first, std::size_t count,
+                              const RuleNumbers& with) {
+    const RuleNumbers n = with;
+    const float of_gradient = n.nesterov ? 1.0f : 0.0f, of_first = n.nesterov ? n.momentum : 1.0f;
+    for (std::size_t place = 0; place < count; ++place) {
+        const float m = n.momentum * first[place] + gradient[place];
+        first[place] = m;
+        weights[place] = weights[place] * n.decay - n.lr * (of_gradient * gradient[place] + of_first * m);
+    }
+}
+
+CLONES void rmsprop_plainly(float* __restrict weights, const float* __restrict gradient, float* __restrict second, std::size_t count,
+                            const RuleNumbers& with) {
+    const RuleNumbers n = with;
+    for (std::size_t place = 0; place < count; ++place) {
+        const float g = gradient[place], v = n.beta2 * second[place] + (1.0f - n.beta2) * g * g;
+        second[place] = v;
+        weights[place] = weights[place] * n.decay - n.lr * (g / (std::sqrt(v) + n.epsilon));
+    }
+}
+
+CLONES void rmsprop_with_momentum(float* __restrict weights, const float* __restrict gradient, float* __restrict first,
+                                  float* __restrict second, std::size_t count, const RuleNumbers& with) {
+    const RuleNumbers n = with;
+    for (std::size_t place = 0; place < count; ++place) {
+        const float g = gradient[place], v = n.beta2 * second[place] + (1.0f - n.beta2) * g * g;
+        const float m = n.momentum * first[place] + g / (std::sqrt(v) + n.epsilon);
+        second[place] = v;
+        first[place] = m;
+        weights[place] = weights[place] * n.decay - n.lr * m;
+    }
+}
+
+CLONES void lion_plainly(float* __restrict weights, const float* __restrict gradient, float* __restrict first, std::size_t count,
+                         const RuleNumbers& with) {
+    const RuleNumbers n = with;
+    for (std::size_t place = 0; place < count; ++place) {
+        const float m = first[place], change = gradient[place] - m, direction = m + (1.0f - n.beta1) * change;
+        const float sign = (direction > 0.0f ? 1.0f : 0.0f) - (direction < 0.0f ? 1.0f : 0.0f);
+        weights[place] = weights[place] * n.decay - n.lr * sign;
+        first[place] = m + (1.0f - n.beta2) * change;
+    }
+}
+
 #ifdef LATENTE_X86
 // A root and a division of sixteen numbers take longer than all the rest. Both are made from estimates of 14 bits that one step
 // of Newton's method brings to less than 2 units in the last place.
@@ -238,6 +287,23 @@ double adamw(float* weights, const float* gradient, float* first, float* second,
     const double sum = squares(gradient, count);
     adamw_plainly(weights, gradient, first, second, count, with);
     return sum;
+}
+
+void sgd(float* weights, const float* gradient, float* first, std::size_t count, const RuleNumbers& with) {
+    const Flushed flushed;
+    if (first == nullptr) sgd_plainly(weights, gradient, count, with);
+    else sgd_with_momentum(weights, gradient, first, count, with);
+}
+
+void rmsprop(float* weights, const float* gradient, float* first, float* second, std::size_t count, const RuleNumbers& with) {
+    const Flushed flushed;
+    if (first == nullptr) rmsprop_plainly(weights, gradient, second, count, with);
+    else rmsprop_with_momentum(weights, gradient, first, second, count, with);
+}
+
+void lion(float* weights, const float* gradient, float* first, std::size_t count, const RuleNumbers& with) {
+    const Flushed flushed;
+    lion_plainly(weights, gradient, first, count, with);
 }
 
 double squares(const float* values, std::size_t count) {

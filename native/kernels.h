@@ -20,6 +20,23 @@ struct AdamNumbers {
 // Gives the sum of the squares of the gradient. What is added to what does not depend on the vectors of the CPU.
 double adamw(float* weights, const float* gradient, float* first, float* second, std::size_t count, const AdamNumbers& with);
 
+// What one step of another optimizer multiplies by.
+struct RuleNumbers {
+    float decay;  // 1 - lr * weight_decay
+    float lr;
+    float momentum;
+    float beta1;
+    float beta2;
+    float epsilon;
+    bool nesterov;
+};
+
+// Steps of the other optimizers (src/training/update_rules.rs), each in one pass. What a rule remembers is nowhere where it goes
+// without.
+void sgd(float* weights, const float* gradient, float* first, std::size_t count, const RuleNumbers& with);
+void rmsprop(float* weights, const float* gradient, float* first, float* second, std::size_t count, const RuleNumbers& with);
+void lion(float* weights, const float* gradient, float* first, std::size_t count, const RuleNumbers& with);
+
 // The sum of squares. What is added to what does not depend on the vectors of the CPU.
 double squares(const float* values, std::size_t count);
 

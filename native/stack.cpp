@@ -117,7 +117,7 @@ void product(const float* a, bool turn_a, const float* b, bool turn_b, float* ou
 }
 
 bool plain(const Tensor& tensor) {
-    return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided && tensor.is_contiguous();
+    return !pretends_elsewhere() && tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.layout() == at::kStrided && tensor.is_contiguous();
 }
 
 std::int64_t rows_at_once(std::int64_t columns) { return std::max<std::int64_t>(1, 2 * BLOCK / std::max<std::int64_t>(1, columns)); }

@@ -15,6 +15,9 @@ using at::Tensor;
 
 inline const Tensor& as(const void* tensor) { return *static_cast<const Tensor*>(tensor); }
 
+// Whether tensors of this thread count as those of another device (watch.cpp).
+bool pretends_elsewhere();
+
 // Whether the loops of kernels.h may go over it.
 bool plain(const Tensor& tensor);
 

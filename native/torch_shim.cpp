@@ -417,12 +417,12 @@ struct GaussianCodeBackward : public Node {
 }  // namespace
 
 int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, double steps, double lr,
-                        double beta1, double beta2, double weight_decay, double epsilon, double* squares, char* message,
-                        std::size_t capacity) {
+                        double beta1, double beta2, double weight_decay, double epsilon, double* squares, bool* are_found,
+                        char* message, std::size_t capacity) {
     return caught(message, capacity, [&] {
         const Tensor& w = as(parameters);
-        if (!plain(w)) {
-            *squares = sum_of_squares(as(gradients));
+        *are_found = plain(w);
+        if (!*are_found) {
             const Tensor begun = at::full({}, steps, w.options().dtype(at::kFloat));
             at::_fused_adamw_(one(parameters), one(gradients), one(first), one(second), {}, begun, lr, beta1, beta2,
                               weight_decay, epsilon, /*amsgrad=*/false, /*maximize=*/false);
@@ -437,6 +437,31 @@ int latente_fused_adamw(void* parameters, void* gradients, void* first, void* se
         const std::int64_t count = w.numel();
         *squares = sum_of_blocks(count, [&](std::int64_t place, std::int64_t length) {
             return latente::adamw(weights + place, g + place, m + place, v + place, length, numbers);
+        });
+    });
+}
+
+int latente_fused_rule(const latente_rule* rule, void* parameters, void* gradients, void* first, void* second, double* squares,
+                       bool* are_found, char* message, std::size_t capacity) {
+    return caught(message, capacity, [&] {
+        const Tensor& w = as(parameters);
+        *are_found = plain(w);
+        if (!*are_found) return;
+        const latente::RuleNumbers numbers{static_cast<float>(1 - rule->lr * rule->weight_decay), static_cast<float>(rule->lr),
+                                           static_cast<float>(rule->momentum), static_cast<float>(rule->beta1),
+                                           static_cast<float>(rule->beta2), static_cast<float>(rule->epsilon), rule->nesterov};
+        auto start = [](void* tensor) { return as(tensor).numel() > 0 ? as(tensor).data_ptr<float>() : nullptr; };
+        auto from = [](float* start, std::int64_t place) { return start == nullptr ? nullptr : start + place; };
+        float *weights = start(parameters), *m = start(first), *v = start(second);
+        const float* g = start(gradients);
+        *squares = sum_of_blocks(w.numel(), [&](std::int64_t place, std::int64_t length) {
+            const double sum = latente::squares(g + place, length);
+            switch (rule->kind) {
+                case 0: latente::sgd(weights + place, g + place, from(m, place), length, numbers); break;
+                case 1: latente::rmsprop(weights + place, g + place, from(m, place), v + place, length, numbers); break;
+                default: latente::lion(weights + place, g + place, m + place, length, numbers);
+            }
+            return sum;
         });
     });
 }
@@ -464,6 +489,8 @@ void latente_allow_tf32() {
     at::globalContext().setAllowTF32CuBLAS(true);
     at::globalContext().setAllowTF32CuDNN(true);
 }
+
+bool latente_is_plain(const void* tensor) { return plain(as(tensor)); }
 
 bool latente_is_recorded() { return torch::jit::tracer::isTracing(); }
 

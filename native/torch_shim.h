@@ -8,11 +8,21 @@
 
 extern "C" {
 
-// One step of AdamW in place, in one pass over its tensors. `steps` were begun, this one included. `squares`
-// becomes the sum of the squares of the gradients.
+// One step of AdamW in place, in one pass over its tensors. `steps` were begun, this one included. On the host `squares`
+// becomes the sum of the squares of the gradients, and `are_found` says so.
 int latente_fused_adamw(void* parameters, void* gradients, void* first, void* second, double steps, double lr,
-                        double beta1, double beta2, double weight_decay, double epsilon, double* squares, char* message,
-                        std::size_t capacity);
+                        double beta1, double beta2, double weight_decay, double epsilon, double* squares, bool* are_found,
+                        char* message, std::size_t capacity);
+
+// One step of another optimizer in place, in one pass over its tensors, of which those that it goes without are empty; `squares` as
+// above. Where the tensors are not 32-bit floats of the host, `are_found` says that nothing was done.
+struct latente_rule {
+    std::int64_t kind;  // 0: SGD, 1: RMSprop, 2: Lion
+    bool nesterov;
+    double lr, momentum, beta1, beta2, epsilon, weight_decay;
+};
+int latente_fused_rule(const latente_rule* rule, void* parameters, void* gradients, void* first, void* second, double* squares,
+                       bool* are_found, char* message, std::size_t capacity);
 
 // `count` rows of `width` floats, each less its shift and divided by its scale, with `held` between 0 and 1, as a new tensor.
 int latente_scaled(const float* const* rows, std::size_t count, const float* shifts, const float* scales, std::size_t width,
@@ -20,6 +30,15 @@ int latente_scaled(const float* const* rows, std::size_t count, const float* shi
 
 // The sum of the squares of a tensor's numbers.
 int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity);
+
+// Whether the loops of kernels.h may go over a tensor: 32-bit floats of the host, one after the other.
+bool latente_is_plain(const void* tensor);
+
+// For tests: has tensors of this thread count as those of another device, for which libtorch is asked; and counts, from `watch` on
+// and as long as that is so, how often this thread asks a tensor for a number or for places that it holds, and so would wait for a
+// GPU. Gives the count so far.
+void latente_pretend_elsewhere(bool pretend);
+std::uint64_t latente_watch(bool watch);
 
 // Whether what this thread computes is recorded (trace_shim.h): then only libtorch's own operations are seen.
 bool latente_is_recorded();

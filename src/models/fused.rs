@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::network::Activation;
 
@@ -26,7 +26,7 @@ pub struct AdamStep {
 }
 
 /// Moves `parameters` and both means one step of AdamW on, in place and in one pass. `steps` were begun, this one included. Gives
-/// the sum of the squares of the gradients.
+/// the sum of the squares of the gradients where that is found on the way: on the host.
 ///
 /// # Errors
 /// The tensors do not go together, or libtorch refuses them; in its own words.
@@ -37,7 +37,7 @@ pub fn adamw(
     second: &mut Tensor,
     steps: u64,
     step: AdamStep,
-) -> Result<f64, String> {
+) -> Result<Option<f64>, String> {
     // The pass over memory trusts what it is given: lengths, kinds and devices are checked here.
     for tensor in [gradients, first, second] {
         let fits = tensor.size() == parameters.size() && tensor.kind() == parameters.kind();
@@ -48,7 +48,8 @@ pub fn adamw(
     if !parameters.is_contiguous() {
         return Err(format!("{parameters:?} is not contiguous"));
     }
-    let mut squares = 0.0;
+    let mut squares = f64::NAN;
+    let mut are_found = false;
     // SAFETY: the pointers are those of live tensors of torch-sys, which are `at::Tensor*`; the borrows keep them alive
     // and those that are written unshared until the call returns.
     #[expect(unsafe_code, reason = "a call into C++")]
@@ -66,12 +67,88 @@ pub fn adamw(
                 step.weight_decay,
                 step.epsilon,
                 &raw mut squares,
+                &raw mut are_found,
                 message,
                 capacity,
             )
         })?;
     }
-    Ok(squares)
+    Ok(are_found.then_some(squares))
+}
+
+/// The optimizers beside Adam, in the order of native/torch_shim.h.
+#[derive(Clone, Copy, Debug)]
+#[repr(i64)]
+pub enum Rule {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// RMSprop.
+    Rmsprop,
+    /// Lion.
+    Lion,
+}
+
+/// The numbers of one step of a [`Rule`], as native/torch_shim.h has them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RuleStep {
+    /// Which one.
+    pub rule: Rule,
+    /// Whether the momentum is taken by Nesterov's rule.
+    pub nesterov: bool,
+    /// Learning rate.
+    pub lr: f64,
+    /// Share of the last step that goes on.
+    pub momentum: f64,
+    /// Decay of the mean of gradients that gives the direction.
+    pub beta1: f64,
+    /// Decay of the mean that is remembered.
+    pub beta2: f64,
+    /// Keeps the division finite.
+    pub epsilon: f64,
+    /// Share of every weight that is taken away, times the learning rate.
+    pub weight_decay: f64,
+}
+
+/// Moves `parameters` one step on, in place and in one pass, with what the rule remembers; memories that it goes without are empty.
+/// Gives the sum of the squares of the gradients. `None`, and nothing is done, where the tensors are not 32-bit floats of the host.
+///
+/// # Panics
+/// The tensors do not go together, which is a bug.
+pub fn by_rule(
+    step: RuleStep,
+    parameters: &mut Tensor,
+    gradients: &Tensor,
+    first: &mut Tensor,
+    second: &mut Tensor,
+) -> Option<f64> {
+    let has = [step.momentum > 0.0 || matches!(step.rule, Rule::Lion), matches!(step.rule, Rule::Rmsprop)];
+    for (tensor, has) in [(gradients, true), (first, has[0]), (second, has[1])] {
+        let numbers = if has { parameters.numel() } else { 0 };
+        let fits = tensor.numel() == numbers && tensor.kind() == parameters.kind() && tensor.is_contiguous();
+        assert!(fits && tensor.device() == parameters.device(), "{tensor:?} goes with {parameters:?}; this is a bug");
+    }
+    let (mut squares, mut are_found) = (f64::NAN, false);
+    // SAFETY: the pointers are those of live tensors whose lengths and kinds were compared; the borrows keep them alive and those
+    // that are written unshared until the call returns.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        call(|message, capacity| {
+            latente_fused_rule(
+                &raw const step,
+                parameters.as_ptr().cast(),
+                gradients.as_ptr().cast(),
+                first.as_ptr().cast(),
+                second.as_ptr().cast(),
+                &raw mut squares,
+                &raw mut are_found,
+                message,
+                capacity,
+            )
+        })
+        .unwrap_or_else(|fault| panic!("the step of the optimizer: {fault}"));
+    }
+    are_found.then_some(squares)
 }
 
 /// Rows one below the other, each value less its column's shift and divided by its scale, and with `held` between 0 and 1; a gap
@@ -127,6 +204,21 @@ pub fn is_recorded() -> bool {
     #[expect(unsafe_code, reason = "a call into C++")]
     unsafe {
         latente_is_recorded()
+    }
+}
+
+/// Has tensors of this thread count as those of another device while `work` runs, and gives how often it asked a tensor for a number,
+/// or for places that it holds: a GPU would have been waited for.
+#[cfg(test)]
+pub fn as_elsewhere<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    // SAFETY: both set switches of this thread.
+    #[expect(unsafe_code, reason = "calls into C++")]
+    unsafe {
+        latente_pretend_elsewhere(true);
+        latente_watch(true);
+        let done = work();
+        latente_pretend_elsewhere(false);
+        (done, latente_watch(false))
     }
 }
 
@@ -383,7 +475,11 @@ pub fn convolution(images: &Tensor, weight: &Tensor, bias: &Tensor, moves: Moves
 
 /// Whether it is 32-bit floats of the host, one after the other.
 fn is_plain(tensor: &Tensor) -> bool {
-    tensor.kind() == Kind::Float && tensor.device() == Device::Cpu && tensor.is_contiguous()
+    // SAFETY: the pointer is that of a live tensor.
+    #[expect(unsafe_code, reason = "a call into C++")]
+    unsafe {
+        latente_is_plain(tensor.as_ptr().cast())
+    }
 }
 
 /// Draws of codes `[rows, latent]` with as much `noise`, from `both` `[rows, 2 * latent]`: means, then logarithms of variances that
@@ -456,6 +552,18 @@ unsafe extern "C" {
         weight_decay: f64,
         epsilon: f64,
         squares: *mut f64,
+        are_found: *mut bool,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn latente_fused_rule(
+        rule: *const RuleStep,
+        parameters: *const c_void,
+        gradients: *const c_void,
+        first: *const c_void,
+        second: *const c_void,
+        squares: *mut f64,
+        are_found: *mut bool,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -471,6 +579,11 @@ unsafe extern "C" {
         capacity: usize,
     ) -> c_int;
     fn latente_squares(tensor: *const c_void, sum: *mut f64, message: *mut c_char, capacity: usize) -> c_int;
+    fn latente_is_plain(tensor: *const c_void) -> bool;
+    #[cfg(test)]
+    fn latente_pretend_elsewhere(pretend: bool);
+    #[cfg(test)]
+    fn latente_watch(watch: bool) -> u64;
     fn latente_is_recorded() -> bool;
     fn latente_allow_tf32();
     fn latente_stack(
@@ -568,6 +681,8 @@ unsafe extern "C" {
 
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
     use crate::models::noise::{Noise, Purpose};
     use crate::models::parameters::values;
@@ -586,7 +701,7 @@ mod tests {
         v = v.to_kind(Kind::Double);
         for number in 1..=20 {
             let gradient = normal(number);
-            let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, number, STEP).unwrap();
+            let squares = adamw(&mut parameters, &gradient, &mut first, &mut second, number, STEP).unwrap().unwrap();
             assert!((squares.sqrt() - norm(&gradient)).abs() < 1e-9 * squares.sqrt());
             let gradient = gradient.to_kind(Kind::Double);
             w *= 1.0 - STEP.lr * STEP.weight_decay;
@@ -662,7 +777,7 @@ mod tests {
             let (mut w, mut m, mut v) = (tensor(3, kind), tensor(3, kind), tensor(3, kind));
             adamw(&mut w, &gradient, &mut m, &mut v, 1, STEP)
         };
-        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(3.0));
+        assert_eq!(attempt(tensor(3, Kind::Float), Kind::Float), Ok(Some(3.0)));
         assert!(attempt(tensor(4, Kind::Float), Kind::Float).unwrap_err().contains("does not go with"));
         // An exception of libtorch itself comes back as its words.
         let message = attempt(tensor(3, Kind::Int64), Kind::Int64).unwrap_err();

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Gamma, Poisson, StandardNormal};
 use tch::{Device, Tensor};
 
-use super::parameters::values;
+use super::parameters::{sent, values};
 
 /// What random numbers are for; two purposes never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +96,20 @@ impl Noise {
     pub fn integers(&self, count: i64, below: i64) -> Tensor {
         let mut random = self.random.borrow_mut();
         let values: Vec<i64> = (0..count).map(|_| random.random_range(0..below.max(1))).collect();
-        Tensor::from_slice(&values).to_device(self.device)
+        sent(&Tensor::from_slice(&values), self.device)
     }
 
     fn map(&self, of: &Tensor, one: impl Fn(&mut ChaCha8Rng, f32) -> f32) -> Tensor {
         let mut random = self.random.borrow_mut();
         let drawn: Vec<f32> = values(of).into_iter().map(|value| one(&mut random, value)).collect();
-        Tensor::from_slice(&drawn).view(of.size().as_slice()).to_device(self.device)
+        sent(&Tensor::from_slice(&drawn).view(of.size().as_slice()), self.device)
     }
 
     fn draw(&self, shape: &[i64], one: impl Fn(&mut ChaCha8Rng) -> f32) -> Tensor {
         let count = shape.iter().product::<i64>() as usize;
         let mut random = self.random.borrow_mut();
         let values: Vec<f32> = (0..count).map(|_| one(&mut random)).collect();
-        Tensor::from_slice(&values).view(shape).to_device(self.device)
+        sent(&Tensor::from_slice(&values).view(shape), self.device)
     }
 }
 

@@ -492,6 +492,15 @@ pub struct Snapshot {
     pub buffers: Vec<f32>,
 }
 
+/// A tensor of the host on a device. To a GPU it goes from pinned memory, while this thread goes on; libtorch keeps that memory until it
+/// has arrived.
+pub fn sent(tensor: &Tensor, device: Device) -> Tensor {
+    match device {
+        Device::Cpu => tensor.shallow_clone(),
+        device => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
+    }
+}
+
 /// The values of a tensor of floats, in row-major order.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
     let flat = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();

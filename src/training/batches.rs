@@ -13,7 +13,7 @@ use crate::data::rows::RowFile;
 use crate::domain::limits::RESIDENT_BYTES;
 use crate::models::fused;
 use crate::models::noise::{Noise, Purpose, generator};
-use crate::models::parameters::values;
+use crate::models::parameters::{sent, values};
 
 /// Rows of a dataset as a model sees them.
 pub struct Batches<'a> {
@@ -109,11 +109,12 @@ impl<'a> Batches<'a> {
     pub fn tensor(&self, indices: &[u32]) -> Tensor {
         if let Some(rows) = &self.resident {
             let places: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
-            return rows.index_select(0, &self.sent(&Tensor::from_slice(&places)));
+            return rows.index_select(0, &sent(&Tensor::from_slice(&places), self.device));
         }
         if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
             let rows: Vec<&[f32]> = indices.iter().map(|index| self.rows.row(*index as usize)).collect();
-            return self.sent(&fused::scaled(&rows, linear.shifts(), linear.scales(), linear.is_held()));
+            let scaled = fused::scaled(&rows, linear.shifts(), linear.scales(), linear.is_held());
+            return sent(&scaled, self.device);
         }
         let width = self.preparation.prepared_width();
         let mut prepared = Vec::with_capacity(indices.len() * width);
@@ -165,16 +166,7 @@ impl<'a> Batches<'a> {
     }
 
     fn to_tensor(&self, prepared: &[f32], rows: usize, width: usize) -> Tensor {
-        self.sent(&Tensor::from_slice(prepared).view([rows as i64, width as i64]))
-    }
-
-    /// A tensor on the device. To a GPU it goes from pinned memory, while this thread goes on; libtorch keeps that memory until
-    /// it has arrived.
-    fn sent(&self, tensor: &Tensor) -> Tensor {
-        match self.device {
-            Device::Cpu => tensor.shallow_clone(),
-            device => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
-        }
+        sent(&Tensor::from_slice(prepared).view([rows as i64, width as i64]), self.device)
     }
 }
 

@@ -3,6 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::batches::{Batch, Batches};
+use super::figures::together;
 use super::sums::Sums;
 use crate::data::preparation::Preparation;
 use crate::domain::metric::Metric;
@@ -52,19 +53,36 @@ impl Subject<'_> {
 /// Loss and its parts over `rows`, without training effects. The draws depend on the batch alone, so that epochs compare.
 pub fn loss(subject: Subject<'_>, rows: &[u32], epoch: f64) -> Sums {
     let _guard = tch::no_grad_guard();
-    let mut sums = Sums::default();
+    // They are fetched together at the end, so that a GPU is waited for once.
+    let (mut blocks, mut scalars) = (Vec::new(), Vec::new());
     for (index, chunk) in rows.chunks(EVALUATION_ROWS).enumerate() {
         let noise = Noise::new(subject.seed, Purpose::Validation, index as u64, subject.device);
         let Batch { x, labels } = subject.batch(index, chunk);
         let step =
             Step { epoch, train_rows: subject.train_rows as f64, labels: labels.as_ref(), ..Step::validation(&noise) };
-        let (mut total, mut parts) = (0.0, Vec::new());
+        let mut names = Vec::new();
         for turn in 0..subject.network.turns().len() {
             let loss = subject.network.loss(&x, &Step { turn, ..step });
-            total += loss.reported.double_value(&[]);
-            parts.extend(loss.parts.iter().map(|(name, part)| (*name, part.double_value(&[]))));
+            names.push(None);
+            scalars.push(loss.reported);
+            for (name, part) in loss.parts {
+                names.push(Some(name));
+                scalars.push(part);
+            }
         }
-        sums.add(chunk.len(), total, &parts, 0.0);
+        blocks.push((chunk.len(), names));
+    }
+    let mut sums = Sums::default();
+    let mut values = together(&scalars).into_iter();
+    for (rows, names) in blocks {
+        let (mut total, mut parts) = (0.0, Vec::new());
+        for (name, value) in names.into_iter().zip(&mut values) {
+            match name {
+                None => total += value,
+                Some(name) => parts.push((name, value)),
+            }
+        }
+        sums.add(rows, total, &parts, 0.0);
     }
     sums
 }

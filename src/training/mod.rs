@@ -16,6 +16,7 @@ mod conditional;
 pub mod device;
 pub mod evaluation;
 pub mod export;
+mod figures;
 pub mod inference;
 pub mod inspection;
 mod likelihoods;
@@ -58,6 +59,7 @@ use batches::{Batch, Batches};
 use checkpoint::{Checkpoint, RunState};
 use device::Fingerprint;
 use evaluation::{PrincipalComponents, Subject};
+use figures::{Figure, Figures, Moved, Seen};
 use observer::{Observer, Report, Started};
 use optimizer::Optimizer;
 use schedule::{Plateau, Position};
@@ -179,6 +181,7 @@ struct Run<'a> {
     epoch: u32,
     step: u64,
     sums: Sums,
+    figures: Figures,
     first_loss: Option<f64>,
     best: Best,
     best_weights: Option<Snapshot>,
@@ -273,6 +276,7 @@ impl<'a> Run<'a> {
             epoch,
             step,
             sums,
+            figures: Figures::on(device),
             first_loss,
             best,
             best_weights,
@@ -330,22 +334,10 @@ impl<'a> Run<'a> {
             (Some(layer), Some(stack)) => vec![self.built.parameters.part(&pretraining::names(&stack, layer))],
             _ => Vec::new(),
         };
-        while self.step < self.steps && !self.is_out_of_steps() {
-            if stop.is_raised() {
-                self.checkpoint(observer);
-                return Ok(Epoch::Stopped);
-            }
-            if let Err(fault) = self.train_step(groups[self.step as usize], layer, &layer_parts) {
-                return self.diverged(&fault, observer);
-            }
-            self.step += 1;
-            observer.observe(Report::Progress(self.progress()));
-            if self.step < self.steps && stop.is_over() {
-                return Ok(Epoch::OutOfTime);
-            }
-            if self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && observer.takes_checkpoint() {
-                self.checkpoint(observer);
-            }
+        match self.steps(&groups, layer, &layer_parts, observer, stop) {
+            Ok(Epoch::Done) => {}
+            Ok(early) => return Ok(early),
+            Err(fault) => return self.diverged(&fault, observer),
         }
         let mut metrics = self.sums.metrics(if layer.is_some() { "pretraining" } else { "train" });
         metrics.extend(self.sums.gradient_norm());
@@ -375,6 +367,62 @@ impl<'a> Run<'a> {
             self.checkpoint(observer);
         }
         Ok(Epoch::Done)
+    }
+
+    /// The steps of an epoch that are left to do; says what was not finite, if something was.
+    fn steps(
+        &mut self,
+        groups: &[&[&[u32]]],
+        layer: Option<usize>,
+        layer_parts: &[Part],
+        observer: &mut dyn Observer,
+        stop: &StopFlag,
+    ) -> Result<Epoch, String> {
+        while self.step < self.steps && !self.is_out_of_steps() {
+            if stop.is_raised() {
+                self.catch_up()?;
+                self.checkpoint(observer);
+                return Ok(Epoch::Stopped);
+            }
+            self.train_step(groups[self.step as usize], layer, layer_parts)?;
+            self.step += 1;
+            if self.figures.are_due() {
+                self.catch_up()?;
+            }
+            observer.observe(Report::Progress(self.progress()));
+            if self.step < self.steps && stop.is_over() {
+                self.catch_up()?;
+                return Ok(Epoch::OutOfTime);
+            }
+            if self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && observer.takes_checkpoint() {
+                self.catch_up()?;
+                self.checkpoint(observer);
+            }
+        }
+        self.catch_up()?;
+        Ok(Epoch::Done)
+    }
+
+    /// Takes in what was measured in the steps so far; says what was not finite, if something was, and goes back to its step.
+    fn catch_up(&mut self) -> Result<(), String> {
+        for done in self.figures.fetch() {
+            if let Err(fault) = done.moved.and_then(|moved| self.take_in(done.rows, &moved)) {
+                self.step = done.step;
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, rows: usize, moved: &Moved) -> Result<(), String> {
+        let size = moved.loss.abs();
+        let first_loss = *self.first_loss.get_or_insert(size);
+        if size > EXPLOSION * (1.0 + first_loss) {
+            return Err(format!("the loss had grown to {:.3e}, from {first_loss:.3e} at the start,", moved.loss));
+        }
+        self.sums.add(rows, moved.loss, &moved.parts, moved.norm);
+        self.speed.count(rows);
+        Ok(())
     }
 
     /// Puts the average of the weights in their place, where there is one, or them back in theirs.
@@ -459,7 +507,7 @@ impl<'a> Run<'a> {
         let half = spec.precision == Precision::Bf16;
         let circumstances = Circumstances { epoch, train_rows, half };
         self.optimizer.begin_step();
-        let mut moved = Moved::default();
+        self.figures.begin();
         if let Some(layer) = layer {
             let masking = spec.pretraining.as_ref().map_or(0.0, |pretraining| pretraining.masking);
             let loss = |network: &dyn Network, micro: &Micro| {
@@ -469,45 +517,37 @@ impl<'a> Run<'a> {
                 });
                 loss.expect("a spec with pretraining has a stack of fully connected layers")
             };
-            self.advance(&micro, loss, &layer_parts[0], 1.0, &mut moved)?;
+            self.advance(&micro, loss, &layer_parts[0], 1.0)?;
         } else {
             for (turn, player) in self.built.network.turns().iter().enumerate() {
                 let loss = |network: &dyn Network, micro: &Micro| {
                     network.loss(&micro.batch.x, &Step { turn, ..micro.step(circumstances) })
                 };
                 let part = self.parts[turn].clone();
-                self.advance(&micro, loss, &part, player.rate * share, &mut moved)?;
+                self.advance(&micro, loss, &part, player.rate * share)?;
             }
             if let Some(average) = &mut self.average {
                 average.note(&mut self.built.parameters, u64::from(done) * self.steps + self.step);
             }
         }
-        let size = moved.loss.abs();
-        let first_loss = *self.first_loss.get_or_insert(size);
-        if size > EXPLOSION * (1.0 + first_loss) {
-            return Err(format!("the loss had grown to {:.3e}, from {first_loss:.3e} at the start,", moved.loss));
-        }
-        self.sums.add(rows, moved.loss, &moved.parts, moved.norm);
-        self.speed.count(rows);
+        self.figures.end(self.step, rows);
         Ok(())
     }
 
     /// Moves a part of the parameters against the gradient of a loss over all batches of a step; says what was not finite, if
-    /// something was. Of no use are the parameters then, and nobody looks at them.
+    /// something was and figures are looked at. Of no use are the parameters then, and nobody looks at them.
     fn advance(
         &mut self,
         micro: &[Micro],
         lose: impl Fn(&dyn Network, &Micro) -> Loss,
         part: &Part,
         rate: f64,
-        moved: &mut Moved,
     ) -> Result<(), String> {
         let spec = &self.spec.training;
-        let place = moved.parts.len();
         let mut whole: Option<Tensor> = None;
         for one in micro {
             let loss = lose(&*self.built.network, one);
-            moved.look(&loss, place, one.share)?;
+            self.figures.note_loss(&loss, whole.is_none(), one.share)?;
             let gradient = self.built.parameters.gradient(&loss.total, part);
             whole = Some(match whole {
                 None if micro.len() == 1 => gradient,
@@ -518,38 +558,36 @@ impl<'a> Run<'a> {
         let mut gradient = whole.expect("a step has a batch; this is a bug");
         if spec.weight_l1 > 0.0 || spec.weight_l2 > 0.0 {
             let (penalty, slope) = self.weight_penalty(part);
-            moved.parts.push(("weight_penalty", penalty));
+            self.figures.note(Seen::Penalty, Figure::There(penalty))?;
             gradient += slope;
         }
-        let check = |norm: f64| if norm.is_finite() { Ok(norm) } else { Err("the gradient was not finite".to_owned()) };
-        // Where nothing is clipped by it, the norm may as well be found on the way of the step.
+        let stay = self.figures.stay();
         let clips = spec.clip_value.is_some() || spec.clip_norm.is_some();
-        let before = if clips || !self.optimizer.finds_norm() { Some(check(fused::norm(&gradient))?) } else { None };
-        let mut left = before.unwrap_or(0.0);
+        let before = clips.then(|| Figure::norm(&gradient, stay));
         if let Some(most) = spec.clip_value {
             let _ = gradient.clamp_(-most, most);
-            left = fused::norm(&gradient);
         }
-        if let Some(most) = spec.clip_norm.filter(|most| left > *most) {
-            gradient *= most / left;
+        if let (Some(most), Some(before)) = (spec.clip_norm, &before) {
+            match spec.clip_value {
+                None => before.shorten(&mut gradient, most),
+                Some(_) => Figure::norm(&gradient, stay).shorten(&mut gradient, most),
+            }
         }
         let on_the_way = self.optimizer.step(&mut self.built.parameters, &gradient, part, rate);
-        if let Some(norm) = before.or(on_the_way) {
-            moved.norm = moved.norm.hypot(check(norm)?);
-        }
-        Ok(())
+        let norm = before.or(on_the_way.map(Figure::Known)).unwrap_or_else(|| Figure::norm(&gradient, stay));
+        self.figures.note(Seen::Norm, norm)
     }
 
     /// The penalty on the weights of a part, and its gradient.
-    fn weight_penalty(&mut self, part: &Part) -> (f64, Tensor) {
+    fn weight_penalty(&mut self, part: &Part) -> (Tensor, Tensor) {
         let _guard = tch::no_grad_guard();
         let (l1, l2) = (self.spec.training.weight_l1, self.spec.training.weight_l2);
         let flat = self.built.parameters.flat();
         let stretches: Vec<Tensor> =
             part.ranges.iter().map(|(start, length)| flat.narrow(0, *start, *length)).collect();
         let weights = Tensor::cat(&stretches, 0) * self.built.parameters.weights(part);
-        let penalty = weights.abs().sum(tch::Kind::Double) * l1 + weights.square().sum(tch::Kind::Double) * l2;
-        (penalty.double_value(&[]), weights.sign() * l1 + weights * (2.0 * l2))
+        let penalty = weights.abs().sum(Kind::Double) * l1 + weights.square().sum(Kind::Double) * l2;
+        (penalty, weights.sign() * l1 + weights * (2.0 * l2))
     }
 
     fn label_metrics(&self, phase: &str, rows: &[u32]) -> Vec<Metric> {
@@ -728,67 +766,6 @@ impl Micro {
     fn step(&self, Circumstances { epoch, train_rows, half }: Circumstances) -> Step<'_> {
         Step { epoch, train_rows, half, labels: self.batch.labels.as_ref(), ..Step::training(&self.noise) }
     }
-}
-
-/// What happened in a step.
-#[derive(Default)]
-struct Moved {
-    loss: f64,
-    parts: Vec<(&'static str, f64)>,
-    /// Of the gradients of all players together.
-    norm: f64,
-}
-
-impl Moved {
-    /// Adds a loss of a batch that has `share` of the rows, its parts from `place` on; says what was not finite, if something was.
-    fn look(&mut self, loss: &Loss, place: usize, share: f64) -> Result<(), String> {
-        let scalars: Vec<&Tensor> =
-            loss.parts.iter().map(|(_, value)| value).chain([&loss.reported, &loss.total]).collect();
-        let values = numbers(&scalars);
-        let names = loss.parts.iter().map(|(name, _)| *name);
-        let lost: Vec<String> = names
-            .clone()
-            .zip(&values)
-            .filter(|(_, value)| !value.is_finite())
-            .map(|(name, value)| format!("`{name}` ({value})"))
-            .collect();
-        match &lost[..] {
-            [] if values.iter().all(|value| value.is_finite()) => {}
-            [] => return Err("the loss was not finite".to_owned()),
-            [one] => return Err(format!("the part {one} of the loss was not finite")),
-            more => return Err(format!("the parts {} of the loss were not finite", more.join(", "))),
-        }
-        for (index, (name, value)) in names.zip(&values).enumerate() {
-            match self.parts.get_mut(place + index) {
-                Some((_, sum)) => *sum += value * share,
-                None => self.parts.push((name, value * share)),
-            }
-        }
-        self.loss += values[loss.parts.len()] * share;
-        Ok(())
-    }
-}
-
-/// The values of scalars. Of a GPU they are fetched at once, because it has to wait for each.
-fn numbers(scalars: &[&Tensor]) -> Vec<f64> {
-    let on_host = scalars.iter().all(|scalar| scalar.device() == Device::Cpu);
-    if !on_host {
-        let flat: Vec<Tensor> =
-            scalars.iter().map(|scalar| scalar.detach().to_kind(Kind::Double).reshape([1])).collect();
-        let all = Tensor::cat(&flat, 0).to_device(Device::Cpu);
-        return (0..scalars.len() as i64).map(|index| all.double_value(&[index])).collect();
-    }
-    let mut known: Vec<(*mut std::ffi::c_void, f64)> = Vec::with_capacity(scalars.len());
-    for scalar in scalars {
-        // A loss of one part is that part.
-        let place = scalar.data_ptr();
-        let value = match known.iter().find(|(other, _)| *other == place) {
-            Some((_, value)) => *value,
-            None => scalar.double_value(&[]),
-        };
-        known.push((place, value));
-    }
-    known.into_iter().map(|(_, value)| value).collect()
 }
 
 /// Rows per second over the last few seconds.

@@ -250,11 +250,6 @@ impl Optimizer {
         let _ = (self.first.zero_(), self.second.zero_());
     }
 
-    /// Whether a step finds the norm of its gradient on the way.
-    pub fn finds_norm(&self) -> bool {
-        matches!(self.rule.kind, OptimizerKind::Adam | OptimizerKind::Adamw)
-    }
-
     /// Moves a part of `parameters` against its `gradient` `[part.count()]`, at `rate` times the learning rate. Gives the norm of the
     /// gradient where it finds that on the way.
     ///
@@ -263,7 +258,7 @@ impl Optimizer {
     pub fn step(&mut self, parameters: &mut Parameters, gradient: &Tensor, part: &Part, rate: f64) -> Option<f64> {
         let _guard = tch::no_grad_guard();
         let lr = self.rule.lr * rate;
-        let (mut offset, mut squares) = (0, 0.0);
+        let (mut offset, mut squares) = (0, Some(0.0));
         for (start, length) in &part.ranges {
             let narrow = |memory: &Tensor| match memory.numel() {
                 0 => memory.shallow_clone(),
@@ -276,16 +271,17 @@ impl Optimizer {
                 second: narrow(&self.second),
             };
             offset += length;
-            match self.rule.kind {
+            let own = match self.rule.kind {
                 OptimizerKind::Adam | OptimizerKind::Adamw => {
-                    squares += update_rules::adam(&self.rule, lr, self.steps, &mut stretch);
+                    update_rules::adam(&self.rule, lr, self.steps, &mut stretch)
                 }
                 OptimizerKind::Sgd => update_rules::sgd(&self.rule, lr, &mut stretch),
                 OptimizerKind::Rmsprop => update_rules::rmsprop(&self.rule, lr, &mut stretch),
                 OptimizerKind::Lion => update_rules::lion(&self.rule, lr, &mut stretch),
-            }
+            };
+            squares = squares.zip(own).map(|(sum, own)| sum + own);
         }
-        self.finds_norm().then(|| squares.sqrt())
+        squares.map(f64::sqrt)
     }
 
     /// A copy of the state.
@@ -318,6 +314,7 @@ impl Optimizer {
 mod tests {
     use super::*;
     use crate::domain::refusal::Code;
+    use crate::models::fused;
     use crate::models::parameters::Builder;
     use serde_json::{Value, json};
     use tch::Device;
@@ -337,7 +334,11 @@ mod tests {
     fn step(parameters: &mut Parameters, optimizer: &mut Optimizer, gradient: &[f32]) {
         let part = parameters.part(&[""; 0]);
         optimizer.begin_step();
-        optimizer.step(parameters, &Tensor::from_slice(gradient), &part, 1.0);
+        let norm = optimizer.step(parameters, &Tensor::from_slice(gradient), &part, 1.0);
+        if let Some(norm) = norm {
+            let squares: f64 = gradient.iter().map(|slope| f64::from(*slope).powi(2)).sum();
+            assert!((norm - squares.sqrt()).abs() < 1e-6 * norm, "{norm}");
+        }
     }
 
     /// Every optimizer of the reference: its spec, weights at the start, gradients, and weights after each.
@@ -357,6 +358,16 @@ mod tests {
 
     #[test]
     fn steps_are_those_of_the_reference() {
+        steps_are_right();
+    }
+
+    #[test]
+    fn on_another_device_they_are_too_and_nothing_is_waited_for() {
+        let ((), asked) = fused::as_elsewhere(steps_are_right);
+        assert_eq!(asked, 0);
+    }
+
+    fn steps_are_right() {
         each(|spec, start, gradients, weights| {
             let (mut parameters, mut optimizer) = setting(spec, start);
             for (number, (gradient, expected)) in gradients.iter().zip(weights).enumerate() {

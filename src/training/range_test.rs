@@ -66,7 +66,8 @@ impl Run<'_> {
             let rate = usual * RANGE.0 * (RANGE.1 / RANGE.0).powf(share);
             self.optimizer.set_lr(rate);
             self.step = step as u64;
-            if self.train_step(groups[step % groups.len()], None, &[]).is_err() || !curve.note(rate, judged(self)) {
+            let done = self.train_step(groups[step % groups.len()], None, &[]).and_then(|()| self.catch_up());
+            if done.is_err() || !curve.note(rate, judged(self)) {
                 break;
             }
         }
