@@ -467,16 +467,18 @@ int latente_fused_rule(const latente_rule* rule, void* parameters, void* gradien
 }
 
 int latente_scaled(const float* const* rows, std::size_t count, const float* shifts, const float* scales, std::size_t width,
-                   bool held, void** tensor, char* message, std::size_t capacity) {
+                   bool held, bool alone, void** tensor, char* message, std::size_t capacity) {
     return caught(message, capacity, [&] {
         const std::int64_t columns = static_cast<std::int64_t>(width);
         Tensor all = at::empty({static_cast<std::int64_t>(count), columns}, at::kFloat);
         float* out = all.data_ptr<float>();
-        at::parallel_for(0, all.size(0), rows_at_once(columns), [&](std::int64_t start, std::int64_t end) {
+        auto some = [&](std::int64_t start, std::int64_t end) {
             for (std::int64_t row = start; row < end; ++row) {
                 latente::prepare(rows[row], shifts, scales, held, out + row * columns, width);
             }
-        });
+        };
+        if (alone) some(0, all.size(0));
+        else at::parallel_for(0, all.size(0), rows_at_once(columns), some);
         *tensor = new Tensor(std::move(all));
     });
 }

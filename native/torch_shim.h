@@ -24,9 +24,10 @@ struct latente_rule {
 int latente_fused_rule(const latente_rule* rule, void* parameters, void* gradients, void* first, void* second, double* squares,
                        bool* are_found, char* message, std::size_t capacity);
 
-// `count` rows of `width` floats, each less its shift and divided by its scale, with `held` between 0 and 1, as a new tensor.
+// `count` rows of `width` floats, each less its shift and divided by its scale, with `held` between 0 and 1, as a new tensor;
+// with `alone` by this thread.
 int latente_scaled(const float* const* rows, std::size_t count, const float* shifts, const float* scales, std::size_t width,
-                   bool held, void** tensor, char* message, std::size_t capacity);
+                   bool held, bool alone, void** tensor, char* message, std::size_t capacity);
 
 // The sum of the squares of a tensor's numbers.
 int latente_squares(const void* tensor, double* sum, char* message, std::size_t capacity);

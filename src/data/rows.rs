@@ -365,6 +365,21 @@ impl RowFile {
         let values: &[f32] = bytemuck::cast_slice(&self.map);
         &values[index * self.width..(index + 1) * self.width]
     }
+
+    /// Says that a row will be wanted soon: what of it is on the disk alone is read meanwhile. Costs a call of the system.
+    pub fn expect(&self, index: usize) {
+        let bytes = self.width * VALUE_BYTES as usize;
+        // Where the system takes no such hints the row is read when it is wanted.
+        #[cfg(unix)]
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, index * bytes, bytes);
+    }
+
+    /// Says whether rows are wanted in any order: then nothing is read from the disk because it lies beside a row, which else the
+    /// system does, and which drives rows that are expected out of a memory that is too small for all.
+    pub fn jumps(&self, whether: bool) {
+        #[cfg(unix)]
+        let _ = self.map.advise(if whether { memmap2::Advice::Random } else { memmap2::Advice::Normal });
+    }
 }
 
 #[cfg(test)]

@@ -152,11 +152,11 @@ pub fn by_rule(
 }
 
 /// Rows one below the other, each value less its column's shift and divided by its scale, and with `held` between 0 and 1; a gap
-/// stays one. A tensor of the host, `[rows, columns]`.
+/// stays one. A tensor of the host, `[rows, columns]`. With `alone` no other thread helps.
 ///
 /// # Panics
 /// A row is not as long as the shifts and scales, which is a bug; or libtorch has no memory.
-pub fn scaled(rows: &[&[f32]], shifts: &[f32], scales: &[f32], held: bool) -> Tensor {
+pub fn scaled(rows: &[&[f32]], shifts: &[f32], scales: &[f32], held: bool, alone: bool) -> Tensor {
     let width = shifts.len();
     let fits = scales.len() == width && rows.iter().all(|row| row.len() == width);
     assert!(fits, "a row has a value for each column; this is a bug");
@@ -173,6 +173,7 @@ pub fn scaled(rows: &[&[f32]], shifts: &[f32], scales: &[f32], held: bool) -> Te
                 scales.as_ptr(),
                 width,
                 held,
+                alone,
                 &raw mut made,
                 message,
                 capacity,
@@ -574,6 +575,7 @@ unsafe extern "C" {
         scales: *const f32,
         width: usize,
         held: bool,
+        alone: bool,
         tensor: *mut *mut c_void,
         message: *mut c_char,
         capacity: usize,
@@ -744,8 +746,8 @@ mod tests {
             let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
             let shifts: Vec<f32> = (0..width).map(|column| at(40, column)).collect();
             let scales: Vec<f32> = (0..width).map(|column| 0.1 + at(41, column).abs()).collect();
-            for held in [false, true] {
-                let found = values(&scaled(&rows, &shifts, &scales, held));
+            for (held, alone) in [(false, false), (false, true), (true, false), (true, true)] {
+                let found = values(&scaled(&rows, &shifts, &scales, held, alone));
                 let plain = rows.iter().flat_map(|row| row.iter().zip(&shifts).zip(&scales));
                 for (found, ((value, shift), scale)) in found.iter().zip(plain) {
                     let one = (value - shift) / scale;
@@ -754,7 +756,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(scaled(&[], &[1.0], &[2.0], false).size(), [0, 1]);
+        assert_eq!(scaled(&[], &[1.0], &[2.0], false, false).size(), [0, 1]);
     }
 
     #[test]

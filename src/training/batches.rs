@@ -1,6 +1,7 @@
 //! Scaled batches of rows as tensors, and the order of an epoch.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rand::seq::{SliceRandom, index};
 use tch::{Device, Kind, Tensor};
@@ -17,6 +18,14 @@ use crate::models::parameters::{sent, values};
 
 /// Rows of a dataset as a model sees them.
 pub struct Batches<'a> {
+    source: Arc<Source<'a>>,
+    binarize: Binarize,
+    /// All rows, prepared, on the device: `[rows of the dataset, width]`. Absent where they are fetched batch by batch.
+    resident: Option<Tensor>,
+}
+
+/// What batches are gathered from; several threads may.
+pub(super) struct Source<'a> {
     rows: &'a RowFile,
     features: Vec<usize>,
     labels: Vec<usize>,
@@ -26,15 +35,18 @@ pub struct Batches<'a> {
     /// The same, where many columns can be prepared at a time.
     linear: Option<Linear>,
     target: Preparation,
-    binarize: Binarize,
     device: Device,
-    /// All rows, prepared, on the device: `[rows of the dataset, width]`. Absent where they are fetched batch by batch.
-    resident: Option<Tensor>,
 }
 
 /// Rows that are in memory at once while their mean is taken, and how many values they may have.
 const MEAN_ROWS: usize = 4096;
 const MEAN_VALUES: usize = 1 << 20;
+
+/// Rows and labels before anything is drawn for them; both as in [`Batch`].
+pub(super) struct Gathered {
+    x: Tensor,
+    labels: Option<Tensor>,
+}
 
 /// Some rows.
 pub struct Batch {
@@ -65,7 +77,7 @@ impl<'a> Batches<'a> {
         let kinds = labels.iter().zip(schema.label_columns());
         let kinds = kinds.map(|(_, column)| wanted(spec.target.kind_of(&column.name))).collect();
         let target = fit(ScalingSpec::Standard, &labels, kinds, false);
-        let batches = Self {
+        let source = Source {
             rows,
             whole: features.len() == schema.kept().count(),
             features,
@@ -73,47 +85,113 @@ impl<'a> Batches<'a> {
             linear: preparation.linear(),
             preparation,
             target,
-            binarize: spec.training.binarize,
             device,
-            resident: None,
         };
-        let bytes = (rows.len() as u64).saturating_mul(batches.preparation.prepared_width() as u64 * 4);
+        let bytes = (rows.len() as u64).saturating_mul(source.row_bytes());
+        let batches = Self { source: Arc::new(source), binarize: spec.training.binarize, resident: None };
         if device.is_cuda() && bytes <= RESIDENT_BYTES { batches.keep() } else { batches }
     }
 
     /// Puts all rows onto the device, so that a batch is picked there instead of being copied.
     fn keep(mut self) -> Self {
-        let all: Vec<u32> = (0..self.rows.len() as u32).collect();
-        let width = self.preparation.prepared_width().max(1);
+        let all: Vec<u32> = (0..self.source.rows.len() as u32).collect();
+        let width = self.preparation().prepared_width().max(1);
         let blocks: Vec<Tensor> = all.chunks((MEAN_VALUES / width).max(64)).map(|block| self.tensor(block)).collect();
         self.resident = Some(Tensor::cat(&blocks, 0));
         self
     }
 
+    /// What batches are gathered from; `None` where all rows are on the device already.
+    pub(super) fn source(&self) -> Option<&Arc<Source<'a>>> {
+        if self.resident.is_some() { None } else { Some(&self.source) }
+    }
+
     /// The fitted preparation of features.
     pub fn preparation(&self) -> &Preparation {
-        &self.preparation
+        &self.source.preparation
     }
 
     /// Where tensors are.
     pub fn device(&self) -> Device {
-        self.device
+        self.source.device
     }
 
     /// The fitted preparation of labels; of no columns where the job does not learn from labels.
     pub fn target(&self) -> &Preparation {
-        &self.target
+        &self.source.target
     }
 
     /// Prepared features of some rows, `[rows, width]`, NaN where one is missing.
     pub fn tensor(&self, indices: &[u32]) -> Tensor {
-        if let Some(rows) = &self.resident {
-            let places: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
-            return rows.index_select(0, &sent(&Tensor::from_slice(&places), self.device));
+        let Some(rows) = &self.resident else { return self.source.features(indices, false) };
+        let places: Vec<i64> = indices.iter().map(|index| i64::from(*index)).collect();
+        rows.index_select(0, &sent(&Tensor::from_slice(&places), self.device()))
+    }
+
+    /// Means of the prepared features of some rows, over the values that are there, `[width]`; 0 where none is.
+    pub fn means(&self, indices: &[u32]) -> Vec<f32> {
+        let width = self.preparation().prepared_width() as i64;
+        let none = || Tensor::zeros([width], (Kind::Double, self.device()));
+        let (mut sum, mut count) = (none(), none());
+        let rows = (MEAN_VALUES / width.max(1) as usize).clamp(64, MEAN_ROWS);
+        for block in indices.chunks(rows) {
+            let x = self.tensor(block);
+            let missing = x.isnan();
+            sum += x.masked_fill(&missing, 0.0).sum_dim_intlist([0].as_slice(), false, Kind::Double);
+            count += missing.logical_not().sum_dim_intlist([0].as_slice(), false, Kind::Double);
         }
+        values(&(sum / count.clamp_min(1.0)).to_kind(Kind::Float))
+    }
+
+    /// Features and labels of some rows, the features made 0 or 1 where the job asks for it.
+    pub fn batch(&self, indices: &[u32], draws: &Noise) -> Batch {
+        self.drawn(self.gathered(indices), draws)
+    }
+
+    pub(super) fn gathered(&self, indices: &[u32]) -> Gathered {
+        Gathered { x: self.tensor(indices), labels: self.source.labels(indices) }
+    }
+
+    /// A batch of rows that were gathered.
+    pub(super) fn drawn(&self, Gathered { x, labels }: Gathered, draws: &Noise) -> Batch {
+        // A gap stays one.
+        let x = match self.binarize {
+            Binarize::Off => x,
+            Binarize::Dynamic => x.where_self(&x.isnan(), &draws.bernoulli(&x)),
+            Binarize::Threshold => x.where_self(&x.isnan(), &x.ge(0.5).to_kind(Kind::Float)),
+        };
+        Batch { x, labels }
+    }
+}
+
+impl Source<'_> {
+    /// Bytes of a prepared row.
+    pub fn row_bytes(&self) -> u64 {
+        self.preparation.prepared_width() as u64 * 4
+    }
+
+    /// Says that these rows will be wanted soon, so that what of them is on the disk alone is read meanwhile.
+    pub fn expect(&self, indices: &[u32]) {
+        for index in indices {
+            self.rows.expect(*index as usize);
+        }
+    }
+
+    /// Says whether rows are wanted in any order.
+    pub fn jumps(&self, whether: bool) {
+        self.rows.jumps(whether);
+    }
+
+    /// Rows and their labels, by the thread that asks alone.
+    pub fn gather(&self, indices: &[u32]) -> Gathered {
+        Gathered { x: self.features(indices, true), labels: self.labels(indices) }
+    }
+
+    /// Prepared features of some rows; with `alone` by the thread that asks, which else has others help.
+    fn features(&self, indices: &[u32], alone: bool) -> Tensor {
         if let Some(linear) = self.linear.as_ref().filter(|_| self.whole) {
             let rows: Vec<&[f32]> = indices.iter().map(|index| self.rows.row(*index as usize)).collect();
-            let scaled = fused::scaled(&rows, linear.shifts(), linear.scales(), linear.is_held());
+            let scaled = fused::scaled(&rows, linear.shifts(), linear.scales(), linear.is_held(), alone);
             return sent(&scaled, self.device);
         }
         let width = self.preparation.prepared_width();
@@ -129,40 +207,16 @@ impl<'a> Batches<'a> {
         self.to_tensor(&prepared, indices.len(), width)
     }
 
-    /// Means of the prepared features of some rows, over the values that are there, `[width]`; 0 where none is.
-    pub fn means(&self, indices: &[u32]) -> Vec<f32> {
-        let width = self.preparation.prepared_width() as i64;
-        let none = || Tensor::zeros([width], (Kind::Double, self.device));
-        let (mut sum, mut count) = (none(), none());
-        let rows = (MEAN_VALUES / width.max(1) as usize).clamp(64, MEAN_ROWS);
-        for block in indices.chunks(rows) {
-            let x = self.tensor(block);
-            let missing = x.isnan();
-            sum += x.masked_fill(&missing, 0.0).sum_dim_intlist([0].as_slice(), false, Kind::Double);
-            count += missing.logical_not().sum_dim_intlist([0].as_slice(), false, Kind::Double);
-        }
-        values(&(sum / count.clamp_min(1.0)).to_kind(Kind::Float))
-    }
-
-    /// Features and labels of some rows, the features made 0 or 1 where the job asks for it.
-    pub fn batch(&self, indices: &[u32], draws: &Noise) -> Batch {
-        let x = self.tensor(indices);
-        // A gap stays one.
-        let x = match self.binarize {
-            Binarize::Off => x,
-            Binarize::Dynamic => x.where_self(&x.isnan(), &draws.bernoulli(&x)),
-            Binarize::Threshold => x.where_self(&x.isnan(), &x.ge(0.5).to_kind(Kind::Float)),
-        };
+    fn labels(&self, indices: &[u32]) -> Option<Tensor> {
         let width = self.target.prepared_width();
-        let labels = (width > 0).then(|| {
+        (width > 0).then(|| {
             let mut prepared = Vec::with_capacity(indices.len() * width);
             for index in indices {
                 let row = self.rows.row(*index as usize);
                 self.target.apply(self.labels.iter().map(|label| row[*label]), &mut prepared);
             }
             self.to_tensor(&prepared, indices.len(), width)
-        });
-        Batch { x, labels }
+        })
     }
 
     fn to_tensor(&self, prepared: &[f32], rows: usize, width: usize) -> Tensor {

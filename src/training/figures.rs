@@ -262,100 +262,47 @@ fn numbers<'a>(scalars: impl Iterator<Item = &'a Tensor>) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::data::dataset::{Role, Schema};
-    use crate::data::rows::RowFile;
-    use crate::data::{IngestSpec, ingest};
-    use crate::domain::id::DatasetId;
-    use crate::domain::shape::ImageShape;
+    use crate::data::dataset::Schema;
     use crate::models::parameters::Snapshot;
-    use crate::training::observer::{Observer, Report};
     use crate::training::presets::{Rows, presets};
     use crate::training::spec::TrainSpec;
     use crate::training::stopping::StopFlag;
-    use crate::training::{Assignment, Run, TrainError, batch_size, batches};
+    use crate::training::trial::{Digits, Watcher};
+    use crate::training::{TrainError, batch_size, batches};
 
-    struct Digits {
-        _directory: tempfile::TempDir,
-        rows: RowFile,
-        schema: Schema,
-    }
-
-    /// Keeps the figures of epochs.
-    #[derive(Default)]
-    struct Figures(Vec<(String, f64)>);
-
-    impl Observer for Figures {
-        fn observe(&mut self, report: Report<'_>) {
-            if let Report::Epoch { metrics, .. } = report {
-                self.0.extend(metrics.into_iter().map(|metric| (metric.name, metric.value)));
+    /// A few steps; the figures of them, the weights, and how often a number was asked for.
+    fn steps(
+        digits: &Digits,
+        spec: &TrainSpec,
+        schema: &Schema,
+        elsewhere: bool,
+    ) -> (Vec<(String, f64)>, Snapshot, u64) {
+        let mut run = digits.run(spec, schema);
+        run.figures.stay = elsewhere;
+        let order = batches::order(&run.split.train, spec.training.seed, 0);
+        let batches = batches::cut(&order, batch_size(spec));
+        let groups: Vec<&[&[u32]]> = batches.chunks(spec.training.accumulate as usize).take(4).collect();
+        let mut steps = || {
+            for (step, group) in groups.iter().enumerate() {
+                run.step = step as u64;
+                run.train_step(group, None, &[]).unwrap();
             }
-        }
-
-        fn takes_checkpoint(&self) -> bool {
-            true
-        }
-    }
-
-    impl Digits {
-        fn read() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let target = directory.path().join("rows");
-            let spec = IngestSpec {
-                image: Some(ImageShape { channels: 1, height: 8, width: 8 }),
-                ..IngestSpec::default().with_role(Role::Label, ["digit"])
-            };
-            let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("demo/digits.csv.gz");
-            let ingested = ingest(&source, &target, &spec, 1 << 30).unwrap();
-            let width = ingested.schema.kept().count();
-            Self { rows: RowFile::open(&target, width, 1797).unwrap(), schema: ingested.schema, _directory: directory }
-        }
-
-        fn spec(&self, mut whole: Value, schema: &Schema) -> TrainSpec {
-            whole["dataset"] = json!(DatasetId::new());
-            let training = whole["training"].as_object_mut().unwrap();
-            for (name, value) in [("epochs", json!(2)), ("batch_size", json!(64)), ("max_steps", json!(40))] {
-                training.insert(name.to_owned(), value);
-            }
-            let spec: TrainSpec = serde_json::from_value(whole).unwrap();
-            spec.resolve(schema, self.rows.len() as u64).unwrap()
-        }
-
-        fn run<'a>(&'a self, spec: &'a TrainSpec, schema: &'a Schema) -> Run<'a> {
-            let assignment = Assignment { spec, schema, rows: &self.rows, device: Device::Cpu };
-            Run::begin(&assignment, None, &mut Figures::default()).unwrap()
-        }
-
-        /// A few steps; the figures of them, and the weights.
-        fn steps(&self, spec: &TrainSpec, schema: &Schema, elsewhere: bool) -> (Vec<(String, f64)>, Snapshot, u64) {
-            let mut run = self.run(spec, schema);
-            run.figures.stay = elsewhere;
-            let order = batches::order(&run.split.train, spec.training.seed, 0);
-            let batches = batches::cut(&order, batch_size(spec));
-            let groups: Vec<&[&[u32]]> = batches.chunks(spec.training.accumulate as usize).take(4).collect();
-            let mut steps = || {
-                for (step, group) in groups.iter().enumerate() {
-                    run.step = step as u64;
-                    run.train_step(group, None, &[]).unwrap();
-                }
-            };
-            let asked = if elsewhere {
-                let ((), asked) = fused::as_elsewhere(steps);
-                asked
-            } else {
-                steps();
-                0
-            };
-            run.catch_up().unwrap();
-            let mut metrics = run.sums.metrics("train");
-            metrics.extend(run.sums.gradient_norm());
-            let metrics = metrics.into_iter().map(|metric| (metric.name, metric.value)).collect();
-            (metrics, run.built.parameters.snapshot(), asked)
-        }
+        };
+        let asked = if elsewhere {
+            let ((), asked) = fused::as_elsewhere(steps);
+            asked
+        } else {
+            steps();
+            0
+        };
+        run.catch_up().unwrap();
+        let mut metrics = run.sums.metrics("train");
+        metrics.extend(run.sums.gradient_norm());
+        let metrics = metrics.into_iter().map(|metric| (metric.name, metric.value)).collect();
+        (metrics, run.built.parameters.snapshot(), asked)
     }
 
     fn are_near(found: &[(String, f64)], expected: &[(String, f64)], what: &str) {
@@ -378,8 +325,8 @@ mod tests {
         for preset in presets() {
             let schema = if preset.rows == Rows::Images { &digits.schema } else { &table };
             let spec = digits.spec(preset.spec, schema);
-            let (here, ..) = digits.steps(&spec, schema, false);
-            let (there, _, asked) = digits.steps(&spec, schema, true);
+            let (here, ..) = steps(&digits, &spec, schema, false);
+            let (there, _, asked) = steps(&digits, &spec, schema, true);
             assert_eq!(asked, 0, "{}: a number of a tensor was asked for within a step", preset.name);
             are_near(&there, &here, &preset.name);
         }
@@ -400,8 +347,8 @@ mod tests {
         for training in settings {
             let spec = json!({"model": {"family": "vae"}, "training": training});
             let spec = digits.spec(spec, &digits.schema);
-            let (here, weights, _) = digits.steps(&spec, &digits.schema, false);
-            let (there, others, asked) = digits.steps(&spec, &digits.schema, true);
+            let (here, weights, _) = steps(&digits, &spec, &digits.schema, false);
+            let (there, others, asked) = steps(&digits, &spec, &digits.schema, true);
             assert_eq!(asked, 0, "{training}");
             are_near(&there, &here, &training.to_string());
             let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>();
@@ -417,12 +364,12 @@ mod tests {
         let digits = Digits::read();
         let spec = digits.spec(json!({"model": {"family": "adversarial"}, "training": {"ema": 0.9}}), &digits.schema);
         let run = |stay| {
-            let (mut run, mut figures) = (digits.run(&spec, &digits.schema), Figures::default());
+            let (mut run, mut watcher) = (digits.run(&spec, &digits.schema), Watcher::default());
             run.figures.stay = stay;
             for _ in 0..2 {
-                run.epoch(&mut figures, &StopFlag::default()).unwrap();
+                run.epoch(&mut watcher, &StopFlag::default()).unwrap();
             }
-            (run.built.parameters.snapshot(), run.sums.clone(), figures.0)
+            (run.built.parameters.snapshot(), run.sums.clone(), watcher.metrics)
         };
         let ((here, sums, figures), (there, others, late)) = (run(false), run(true));
         assert!(here == there && sums == others);
@@ -437,7 +384,7 @@ mod tests {
             let fault = |stay| {
                 let mut run = digits.run(&spec, &digits.schema);
                 run.figures.stay = stay;
-                match run.epoch(&mut Figures::default(), &StopFlag::default()) {
+                match run.epoch(&mut Watcher::default(), &StopFlag::default()) {
                     Err(TrainError::Refused(refusal)) => refusal.detail,
                     other => panic!("it was to diverge: {:?}", other.is_ok()),
                 }

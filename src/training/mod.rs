@@ -6,6 +6,7 @@
 //!
 //! Start reading with [`train`].
 
+mod ahead;
 pub mod artifact;
 mod average;
 pub mod batches;
@@ -35,8 +36,11 @@ pub mod spec;
 pub mod stopping;
 mod sums;
 pub mod sweeps;
+#[cfg(test)]
+mod trial;
 mod update_rules;
 
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
@@ -53,6 +57,7 @@ use crate::models::noise::{Noise, Purpose};
 use crate::models::parameters::{MismatchError, Part, Snapshot};
 use crate::models::sampler::Sampler;
 use crate::models::{Loss, Network, Sampling, Step};
+use ahead::Gathering;
 use artifact::{BuiltNetwork, ModelHeader};
 use average::Average;
 use batches::{Batch, Batches};
@@ -156,6 +161,15 @@ pub fn train(
     Ok(Outcome::Finished(run.finish(stop_reason, observer)?))
 }
 
+/// A run whose thread that gathers ends with its steps, also where one panics: its scope waits for it.
+struct Stepping<'r, 'a>(&'r mut Run<'a>);
+
+impl Drop for Stepping<'_, '_> {
+    fn drop(&mut self) {
+        self.0.gathering.end();
+    }
+}
+
 enum Epoch {
     Done,
     OutOfTime,
@@ -182,6 +196,7 @@ struct Run<'a> {
     step: u64,
     sums: Sums,
     figures: Figures,
+    gathering: Gathering,
     first_loss: Option<f64>,
     best: Best,
     best_weights: Option<Snapshot>,
@@ -277,6 +292,7 @@ impl<'a> Run<'a> {
             step,
             sums,
             figures: Figures::on(device),
+            gathering: Gathering::new(),
             first_loss,
             best,
             best_weights,
@@ -334,7 +350,9 @@ impl<'a> Run<'a> {
             (Some(layer), Some(stack)) => vec![self.built.parameters.part(&pretraining::names(&stack, layer))],
             _ => Vec::new(),
         };
-        match self.steps(&groups, layer, &layer_parts, observer, stop) {
+        let done =
+            std::thread::scope(|scope| Stepping(self).0.steps(scope, &groups, (layer, &layer_parts), observer, stop));
+        match done {
             Ok(Epoch::Done) => {}
             Ok(early) => return Ok(early),
             Err(fault) => return self.diverged(&fault, observer),
@@ -370,21 +388,27 @@ impl<'a> Run<'a> {
     }
 
     /// The steps of an epoch that are left to do; says what was not finite, if something was.
-    fn steps(
+    fn steps<'scope>(
         &mut self,
-        groups: &[&[&[u32]]],
-        layer: Option<usize>,
-        layer_parts: &[Part],
+        scope: &'scope Scope<'scope, '_>,
+        groups: &'scope [&'scope [&'scope [u32]]],
+        (layer, layer_parts): (Option<usize>, &[Part]),
         observer: &mut dyn Observer,
         stop: &StopFlag,
-    ) -> Result<Epoch, String> {
+    ) -> Result<Epoch, String>
+    where
+        'a: 'scope,
+    {
         while self.step < self.steps && !self.is_out_of_steps() {
             if stop.is_raised() {
                 self.catch_up()?;
                 self.checkpoint(observer);
                 return Ok(Epoch::Stopped);
             }
-            self.train_step(groups[self.step as usize], layer, layer_parts)?;
+            let place = self.step as usize;
+            self.gathering.prepare(scope, &self.batches, &groups[place..]);
+            self.train_step(groups[place], layer, layer_parts)?;
+            self.gathering.note();
             self.step += 1;
             if self.figures.are_due() {
                 self.catch_up()?;
@@ -493,12 +517,14 @@ impl<'a> Run<'a> {
         let train_rows = self.split.train.len() as f64;
         let first = u64::from(self.epoch) * self.epoch_batches + self.step * u64::from(spec.accumulate);
         let rows: usize = group.iter().map(|rows| rows.len()).sum();
+        let gathered = self.gathering.gather(&self.batches, group);
         let micro: Vec<Micro> = (first..)
             .zip(group)
-            .map(|(number, own)| {
+            .zip(gathered)
+            .map(|((number, own), gathered)| {
                 let draws = Noise::new(spec.seed, Purpose::Binarize, number, self.device);
                 Micro {
-                    batch: self.batches.batch(own, &draws),
+                    batch: self.batches.drawn(gathered, &draws),
                     noise: Noise::new(spec.seed, Purpose::Training, number, self.device),
                     share: own.len() as f64 / rows as f64,
                 }
