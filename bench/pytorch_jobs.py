@@ -7,7 +7,8 @@ loss over the training rows at the end, in nats per row.
         "batch": 100, "lr": 0.001, "hidden": [512], "latent": 16, "threads": 2, "loss": "bernoulli"}'
 
 Peers: `eager` (TensorDataset and a shuffling DataLoader without workers: the ordinary loop), `products` (the matrix products
-of an mlp alone, at the shapes of its steps, and nothing else), `sklearn` (MLPRegressor). Networks: `mlp`, `vae`, `conv`.
+of an mlp alone, at the shapes of its steps, and nothing else), `sklearn` (MLPRegressor), `together` (jobs of several rates as one
+network of stacked weights, each layer one batched product, without a DataLoader). Networks: `mlp`, `vae`, `conv`.
 """
 
 import json
@@ -20,7 +21,7 @@ import numpy
 def main():
     job = json.loads(sys.argv[1])
     rows = (numpy.load(job["data"])[: job.get("rows")].astype(numpy.float32) / job["scale"])[:, : job.get("columns")]
-    peer = {"eager": eager, "products": products, "sklearn": sklearn}[job["peer"]]
+    peer = {"eager": eager, "products": products, "sklearn": sklearn, "together": together}[job["peer"]]
     print(json.dumps(peer(job, rows)))
 
 
@@ -137,6 +138,52 @@ def products(job, rows):
                         torch.mm(values[layer + 1], weights[layer], out=back[layer])
             seconds.append(time.perf_counter() - start)
     return {"epoch_seconds": seconds, "loss": None}
+
+
+def together(job, rows):
+    """Mlps of one shape that differ in their rate, in one pass; all see the same batches."""
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    rows = torch.from_numpy(rows)
+    widths = [rows.shape[1], *job["hidden"], job["latent"], *job["hidden"][::-1], rows.shape[1]]
+    rates = torch.tensor(job["rates"]).view(-1, 1, 1)
+    models, parameters = len(job["rates"]), []
+    for inputs, outputs in zip(widths, widths[1:]):
+        bound = inputs**-0.5
+        parameters += [torch.empty(models, inputs, outputs).uniform_(-bound, bound), torch.empty(models, 1, outputs).uniform_(-bound, bound)]
+    means, squares = [torch.zeros_like(one) for one in parameters], [torch.zeros_like(one) for one in parameters]
+    for one in parameters:
+        one.requires_grad_()
+    code = len(job["hidden"])
+
+    def losses_of(x):
+        values = x.expand(models, *x.shape)
+        for layer in range(len(widths) - 1):
+            values = torch.baddbmm(parameters[2 * layer + 1], values, parameters[2 * layer])
+            if layer not in (code, len(widths) - 2):
+                values = values.relu()
+        return 0.5 * (values - x).square().sum((1, 2)) / len(x)
+
+    seconds, step = [], 0
+    for _ in range(job["epochs"]):
+        start = time.perf_counter()
+        for places in torch.randperm(len(rows)).split(job["batch"]):
+            step += 1
+            slopes = torch.autograd.grad(losses_of(rows[places]).sum(), parameters)
+            with torch.no_grad():
+                torch._foreach_lerp_(means, slopes, 0.1)
+                torch._foreach_mul_(squares, 0.999)
+                torch._foreach_addcmul_(squares, slopes, slopes, 0.001)
+                spreads = torch._foreach_sqrt(squares)
+                torch._foreach_div_(spreads, (1 - 0.999**step) ** 0.5)
+                torch._foreach_add_(spreads, 1e-8)
+                for one, change in zip(parameters, torch._foreach_div(means, spreads)):
+                    one.addcmul_(change, rates, value=-1 / (1 - 0.9**step))
+        seconds.append(time.perf_counter() - start)
+    with torch.no_grad():
+        return {"epoch_seconds": seconds, "loss": losses_of(rows)[-1].item()}
 
 
 def sklearn(job, rows):

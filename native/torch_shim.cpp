@@ -40,6 +40,15 @@ std::vector<Tensor> many(void* const* tensors, std::size_t count) {
     return all;
 }
 
+Stack stack_of(void* const* weights, void* const* biases, std::size_t layers, std::int64_t activation, bool half) {
+    Stack stack;
+    stack.weights = many(weights, layers);
+    stack.biases = many(biases, layers);
+    stack.function = activation;
+    stack.half = half;
+    return stack;
+}
+
 // The least number of blocks that another thread is worth.
 constexpr std::int64_t BLOCKS = 8;
 
@@ -502,10 +511,7 @@ int latente_stack(void* input, void* const* weights, void* const* biases, std::s
         const Tensor& x = as(input);
         auto node = std::shared_ptr<StackBackward>(new StackBackward(), torch::autograd::deleteNode);
         Stack& stack = node->stack;
-        stack.weights = many(weights, layers);
-        stack.biases = many(biases, layers);
-        stack.function = activation;
-        stack.half = half;
+        stack = stack_of(weights, biases, layers, activation, half);
         const bool wanted = wants_gradient(x, stack);
         Tensor result;
         {
@@ -524,11 +530,8 @@ int latente_restored(void* input, void* x, void* const* weights, void* const* bi
         const Tensor &seen = as(input), &aim = as(x);
         auto node = std::shared_ptr<RestoredBackward>(new RestoredBackward(), torch::autograd::deleteNode);
         Stack& stack = node->stack;
-        stack.weights = many(weights, layers);
-        stack.biases = many(biases, layers);
-        stack.function = activation;
+        stack = stack_of(weights, biases, layers, activation, half);
         stack.code = static_cast<std::int64_t>(code);
-        stack.half = half;
         const bool wanted = wants_gradient(seen, stack);
         Tensor result;
         {
@@ -552,12 +555,8 @@ int latente_variational(void* input, void* x, void* noise, void* const* weights,
         const Tensor &seen = as(input), &aim = as(x), &draws = as(noise);
         auto node = std::shared_ptr<VariationalBackward>(new VariationalBackward(), torch::autograd::deleteNode);
         Stack &encoder = node->encoder, &decoder = node->decoder;
-        encoder.weights = many(weights, encoder_layers);
-        encoder.biases = many(biases, encoder_layers);
-        decoder.weights = many(weights + encoder_layers, decoder_layers);
-        decoder.biases = many(biases + encoder_layers, decoder_layers);
-        encoder.function = decoder.function = activation;
-        encoder.half = decoder.half = half;
+        encoder = stack_of(weights, biases, encoder_layers, activation, half);
+        decoder = stack_of(weights + encoder_layers, biases + encoder_layers, decoder_layers, activation, half);
         const std::vector<Tensor> leaves = node->leaves();
         const bool wanted = at::GradMode::is_enabled() && torch::autograd::compute_requires_grad(at::TensorList(leaves));
         TORCH_CHECK(!seen.requires_grad(), "what goes in takes no gradient");

@@ -17,7 +17,7 @@ use crate::store::StoreError;
 use crate::store::datasets::Dataset;
 use crate::store::jobs::unknown_dataset;
 use crate::training::spec::TrainSpec;
-use crate::training::sweeps::space::{Point, is_within, place};
+use crate::training::sweeps::space::{Point, home, place, rest_within};
 use crate::training::sweeps::{SearchKind, SweepSpec};
 
 /// The trials of a sweep that was checked: the values of each, and its resolved spec.
@@ -83,7 +83,7 @@ impl Checker {
                 Err(refusal) => {
                     for fault in refusal.errors {
                         let detail = format!("{} (trial {number})", fault.detail);
-                        found.add(refusal.code, self.home(&fault.pointer, &point), &fault.code, detail);
+                        found.add(refusal.code, home(&self.sweep.space, &fault.pointer, &point), &fault.code, detail);
                     }
                 }
             }
@@ -135,24 +135,6 @@ impl Checker {
         self.jobs.resolve(&spec, dataset, &self.options)
     }
 
-    /// Where a fault of a spec stands in the sweep.
-    fn home(&self, pointer: &str, point: &Point) -> String {
-        for (varied, choices) in &self.sweep.space {
-            if let Some(rest) = rest_within(pointer, varied) {
-                let listed = choices.values.as_deref().unwrap_or_default();
-                let at = listed.iter().position(|value| *value == point[varied]);
-                return match at {
-                    Some(index) => format!("{}/values/{index}{rest}", place(varied)),
-                    None => {
-                        let (at, _) = choices.probes().swap_remove(0);
-                        format!("{}{at}", place(varied))
-                    }
-                };
-            }
-        }
-        format!("/base{pointer}")
-    }
-
     fn check_epochs(&self, trial: &TrainSpec, found: &mut Found) {
         let search = &self.sweep.search;
         let (first, epochs) = (search.min_epochs.unwrap_or(1), trial.training.epochs);
@@ -167,14 +149,6 @@ impl Checker {
             found.add(Code::InvalidRequest, "/metric".to_owned(), "conflict", detail);
         }
     }
-}
-
-/// What of a pointer leads on from a field; nothing of one that ends above it, where a fault of the field may be told, too.
-fn rest_within<'a>(pointer: &'a str, field: &str) -> Option<&'a str> {
-    if is_within(pointer, field) {
-        return Some(&pointer[field.len()..]);
-    }
-    (!pointer.is_empty() && is_within(field, pointer)).then_some("")
 }
 
 /// The spec of a sweep with what was left out, as far as nothing of it is at fault.

@@ -9,7 +9,7 @@ use crate::store::jobs::Job;
 use crate::store::sweeps::{NewSweep, Sweep};
 use crate::training::spec::TrainSpec;
 use crate::training::sweeps::SweepSpec;
-use crate::training::sweeps::space::Point;
+use crate::training::sweeps::space::{Point, home};
 
 impl Jobs {
     /// Puts a sweep into the queue: its trials, with resolved specs. With a key that was used before, answers with that sweep.
@@ -24,10 +24,12 @@ impl Jobs {
         options: RunOptions,
         idempotency_key: Option<String>,
     ) -> Result<Sweep, StoreError> {
-        for (_, trial) in &mut trials {
+        for (point, trial) in &mut trials {
             self.shared.devices.choose(trial.training.device)?;
             self.settle_init(trial).await.map_err(|error| match error {
-                StoreError::Refused(refusal) => refusal.moved("/init_from", "/base/init_from").into(),
+                StoreError::Refused(refusal) => {
+                    refusal.moved("/init_from", &home(&spec.space, "/init_from", point)).into()
+                }
                 other => other,
             })?;
         }

@@ -105,6 +105,13 @@ async fn weights_of_another_network_are_refused() {
         "space": {"/training/seed": {"int": [0, 1]}},
     });
     app.post("/v1/sweeps", &sweep).await.refuses(422, "invalid_request", &["/base/init_from"]);
+    // Where the model is what is varied, it is told which value is at fault.
+    let sweep = json!({
+        "base": asked(&|_| ()),
+        "search": {"kind": "grid"},
+        "space": {"/init_from": {"values": [model, "digits@best"]}},
+    });
+    app.post("/v1/sweeps", &sweep).await.refuses(422, "invalid_request", &["/space/~1init_from/values/1"]);
     // Other columns become as many numbers only by chance: the trainer sees it.
     let other = app.upload("", "a,b,c\n1,2,3\n4,5,7\n8,9,9\n2,2,1\n").await["id"].as_str().unwrap().to_owned();
     let done = app.wait(&app.submit(&asked(&|spec| spec["dataset"] = json!(other))).await).await;

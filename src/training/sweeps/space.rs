@@ -243,6 +243,30 @@ pub fn place(pointer: &str) -> String {
     format!("/space/{}", pointer.replace('~', "~0").replace('/', "~1"))
 }
 
+/// What of a pointer leads on from a field; nothing of one that ends above it, where a fault of the field may be told, too.
+pub fn rest_within<'a>(pointer: &'a str, field: &str) -> Option<&'a str> {
+    if is_within(pointer, field) {
+        return Some(&pointer[field.len()..]);
+    }
+    (!pointer.is_empty() && is_within(field, pointer)).then_some("")
+}
+
+/// Where a fault of the spec of a trial stands in the sweep: with the values of the field that it is about, or in the base.
+pub fn home(space: &Space, pointer: &str, point: &Point) -> String {
+    for (varied, choices) in space {
+        let Some(rest) = rest_within(pointer, varied) else { continue };
+        let listed = choices.values.as_deref().unwrap_or_default();
+        return match listed.iter().position(|value| Some(value) == point.get(varied)) {
+            Some(index) => format!("{}/values/{index}{rest}", place(varied)),
+            None => {
+                let (at, _) = choices.probes().swap_remove(0);
+                format!("{}{at}", place(varied))
+            }
+        };
+    }
+    format!("/base{pointer}")
+}
+
 /// How many points a grid has, at most.
 pub fn grid_count(space: &Space) -> u64 {
     space.values().map(Choices::grid_count).fold(1, u64::saturating_mul)
