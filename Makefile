@@ -6,7 +6,7 @@ LATENTE := target/release/latente
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run" || echo "cargo test")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build demo serve test check bench bench-quality resume profile files v2 exports likelihoods pictures clean
+.PHONY: help setup setup-cuda build demo serve test check bench bench-quality resume profile beyond-memory files v2 exports likelihoods pictures clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ resume: build ## trainers killed and paused at random instants, in every family,
 
 profile: build ## where the time of training goes, by samples of perf (fetches MNIST into .bench/)
 	@$(PYTHON) bench/time_spent.py
+
+beyond-memory: build ## training on rows that do not fit into memory, beside PyTorch (needs root)
+	@$(PYTHON) bench/beyond_memory.py
 
 files: build ## files of packages, from upload to a model (fetches them)
 	@$(PYTHON) bench/files.py

@@ -47,6 +47,7 @@ TITLES = {
     "files": "## Files as packages carry them: `make files`",
     "speed": "## Training speed beside others, job by job: `make bench`",
     "profile": "## Where the time of training goes: `make profile`",
+    "beyond_memory": "## Rows that do not fit into memory: `make beyond-memory`",
     "exports": "## Models in other programs: `make exports`",
     "likelihoods": "## Densities beside PyTorch's: `make likelihoods`",
     "ingest": "## Reading files: `make bench`",

@@ -2,7 +2,7 @@
 //!
 //! Rows that lie in memory and are only scaled take a few hundredths of a step, which all threads share; another thread would be in
 //! their way. It pays where rows have to come from a disk, where their columns take more than scaling, where processors are free, and
-//! beside a GPU. Nothing of that is known beforehand, so it is tried: where gathering takes its share of the time of a step, some steps
+//! beside a GPU. Nothing of that is known beforehand, so it is tried: where gathering takes much of the time of a step, some steps
 //! are done with the thread, and it stays if they were faster. The numbers are the same in any case.
 
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::batches::{Batches, Gathered, Source};
 const WINDOW: u32 = 64;
 const BEFORE_WINDOW: u32 = 16;
 const LONG: Duration = Duration::from_secs(2);
-/// The share of a step that gathering must take for the thread to be tried.
-const SHARE: f64 = 0.05;
+/// The share of a step that gathering must take for the thread to be tried. Less is not worth a thread that other jobs may need.
+const SHARE: f64 = 0.2;
 /// What a step may take with the thread, of what it took without.
 const FASTER: f64 = 0.95;
 /// Steps whose batches wait, and the bytes that they may have.
 const WAITING: usize = 8;
-const WAITING_BYTES: u64 = 64 << 20;
+const WAITING_BYTES: u64 = 16 << 20;
 /// Rows are announced to the system this many steps before they are gathered.
 const ANNOUNCED: usize = 16;
 
@@ -177,7 +177,7 @@ mod tests {
     fn the_thread_stays_where_steps_are_faster_with_it() {
         let ms = Duration::from_millis;
         let after = |knowledge: Knowledge, step, gathering| knowledge.after(ms(step), ms(gathering));
-        assert_eq!(after(Knowledge::Nothing, 100, 4), Knowledge::Settled(false), "there is little to gain");
+        assert_eq!(after(Knowledge::Nothing, 100, 15), Knowledge::Settled(false), "there is little to gain");
         assert_eq!(after(Knowledge::Nothing, 100, 30), Knowledge::Without(ms(100)));
         assert_eq!(after(Knowledge::Without(ms(100)), 80, 1), Knowledge::Settled(true));
         assert_eq!(after(Knowledge::Without(ms(100)), 99, 60), Knowledge::Settled(false));

@@ -373,7 +373,6 @@ mod tests {
     use super::super::backward;
     use super::*;
     use crate::models::noise::{Noise, Purpose};
-    use crate::models::parameters::values;
 
     /// Weights, biases and rows of a stack of three layers, all of which take gradients.
     fn layers() -> (Vec<Tensor>, Vec<Tensor>, Tensor) {
