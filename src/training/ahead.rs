@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::training::observer::Report;
     use crate::training::stopping::StopFlag;
-    use crate::training::trial::{Digits, Watcher};
+    use crate::training::tests::{Digits, Watcher};
 
     #[test]
     fn the_thread_stays_where_steps_are_faster_with_it() {

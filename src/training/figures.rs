@@ -270,7 +270,7 @@ mod tests {
     use crate::training::presets::{Rows, presets};
     use crate::training::spec::TrainSpec;
     use crate::training::stopping::StopFlag;
-    use crate::training::trial::{Digits, Watcher};
+    use crate::training::tests::{Digits, Watcher};
     use crate::training::{TrainError, batch_size, batches};
 
     /// A few steps; the figures of them, the weights, and how often a number was asked for.

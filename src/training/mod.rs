@@ -37,7 +37,7 @@ pub mod stopping;
 mod sums;
 pub mod sweeps;
 #[cfg(test)]
-mod trial;
+mod tests;
 mod update_rules;
 
 use std::thread::Scope;
