@@ -10,6 +10,7 @@ two epochs; PyTorch's, a memory-mapped array behind a shuffling DataLoader with 
 """
 
 import argparse
+import atexit
 import os
 import statistics
 import sys
@@ -78,15 +79,13 @@ class Group:
         self.place = root / f"latente-{os.getpid()}"
         try:
             self.place.mkdir()
+            atexit.register(self.place.rmdir)
             (self.place / limit).write_text(str(LIMIT_BYTES))
         except OSError as error:
             harness.fail(f"a control group with a limit of memory cannot be made here: {error}; run this as root")
 
     def enter(self):
         (self.place / "cgroup.procs").write_text(str(os.getpid()))
-
-    def close(self):
-        self.place.rmdir()
 
 
 def main():
@@ -117,7 +116,6 @@ def main():
             out, _ = harness.run([python, "-c", peer, file], preexec_fn=group.enter)
             others.append(float(out))
             say(f"round {number + 1}  PyTorch {others[-1]:10,.0f} rows/s")
-    group.close()
     ratios = sorted(one / other for one, other in zip(own, others))
     lines = [
         machine.sentence(), "",

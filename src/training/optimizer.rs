@@ -428,7 +428,8 @@ mod tests {
             let outer = parameters.part(&["a", "c"]);
             assert_eq!(outer.ranges, [(0, 1), (2, 1)]);
             optimizer.begin_step();
-            optimizer.step(&mut parameters, &Tensor::from_slice(&[1.0_f32, -1.0]), &outer, 0.5);
+            let norm = optimizer.step(&mut parameters, &Tensor::from_slice(&[1.0_f32, -1.0]), &outer, 0.5);
+            assert!(norm.is_some_and(|norm| (norm - 2_f64.sqrt()).abs() < 1e-6), "{kind:?}: {norm:?}");
             // The first step of each is as long as the learning rate here.
             for (found, expected) in parameters.snapshot().trained.iter().zip([0.495, 0.5, 0.505]) {
                 assert!((found - expected).abs() < 1e-6, "{kind:?}: {found} is not {expected}");
